@@ -1,0 +1,42 @@
+"""A few lines that make writing an ONNX graph by hand bearable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+
+class GraphBuilder:
+    """Collects nodes and weights; every ``op`` call returns the name of its output."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: dict[str, onnx.TensorProto] = {}
+
+    def weight(self, name: str, array: np.ndarray) -> str:
+        """Store ``array`` once under ``name``."""
+        if name not in self.weights:
+            self.weights[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        return name
+
+    def op(self, kind: str, *operands: str, name: str, **attributes: Any) -> str:
+        """Append a node called ``name`` whose one output is called the same."""
+        self.nodes.append(helper.make_node(kind, list(operands), [name], name=name, **attributes))
+        return name
+
+    def finish(
+        self,
+        name: str,
+        inputs: list[onnx.ValueInfoProto],
+        outputs: list[onnx.ValueInfoProto],
+        opset: int = 17,
+    ) -> onnx.ModelProto:
+        """The checked model."""
+        graph = helper.make_graph(self.nodes, name, inputs, outputs, list(self.weights.values()))
+        opsets = [helper.make_opsetid("", opset)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="dlcomp-suite")
+        onnx.checker.check_model(model)
+        return model

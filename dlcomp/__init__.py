@@ -1,0 +1,40 @@
+"""dlcomp: makes a trained network smaller, makes it fast on the processor you name, and proves both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlcomp.errors import DlcompError
+    from dlcomp.frontend import load
+    from dlcomp.model import Model
+    from dlcomp.runtime.artifact import Artifact, open
+    from dlcomp.runtime.verify import verify
+    from dlcomp.target import Target
+
+__version__ = "0.1.0"
+
+__all__ = ["Artifact", "DlcompError", "Model", "Target", "__version__", "load", "open", "verify"]
+
+# Public names are imported on first use: TVM takes seconds to import, `dlcomp --help` must not.
+_HOME = {
+    "Artifact": "dlcomp.runtime.artifact",
+    "DlcompError": "dlcomp.errors",
+    "Model": "dlcomp.model",
+    "Target": "dlcomp.target",
+    "load": "dlcomp.frontend",
+    "open": "dlcomp.runtime.artifact",
+    "verify": "dlcomp.runtime.verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dlcomp' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

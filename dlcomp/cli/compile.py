@@ -1,0 +1,41 @@
+"""``dlcomp compile``: a network to an artifact."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dlcomp.cli.options import Json, ModelPath, Shapes, Verbose, parse_shapes
+from dlcomp.cli.output import show
+
+NAME = "compile"
+
+
+def command(
+    model: ModelPath,
+    target: Annotated[
+        str, typer.Option("--target", help="host, TRIPLE[:CPU][+FEATURE], cuda:sm_XY, a preset.")
+    ] = "host",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: MODEL with .dlc, here.")
+    ] = None,
+    shape: Shapes = None,
+    json: Json = None,
+    verbose: Verbose = 0,
+) -> int:
+    """Compile a network for a processor, into a .dlc file."""
+    import dlcomp
+    from dlcomp.report.tables import artifact_table
+
+    chosen = dlcomp.Target.parse(target)
+    path = output or Path(f"{model.stem}.dlc")
+    begin = time.perf_counter()
+    artifact = dlcomp.load(model, parse_shapes(shape)).compile(chosen)
+    artifact.save(path)
+    seconds = time.perf_counter() - begin
+    report = {"artifact": str(path), "target": chosen, "bytes": path.stat().st_size, "seconds": seconds}
+    show(artifact_table(artifact, path, seconds), report, json)
+    return 0

@@ -1,0 +1,38 @@
+"""``dlcomp verify``: does an artifact compute what its network does?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dlcomp.cli.options import ArtifactPath, Inputs, Json, ModelPath, Seed, Verbose, load_arrays
+from dlcomp.cli.output import show
+
+NAME = "verify"
+
+
+def command(
+    model: ModelPath,
+    artifact: ArtifactPath,
+    input: Inputs = None,
+    rtol: Annotated[
+        float, typer.Option("--rtol", min=0, help="Largest error, relative to the output's range.")
+    ] = 1e-4,
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="Find the first node that diverges.")
+    ] = False,
+    seed: Seed = 0,
+    json: Json = None,
+    verbose: Verbose = 0,
+) -> int:
+    """Compare an artifact with onnxruntime."""
+    import dlcomp
+    from dlcomp.report.tables import verify_table
+
+    opened = dlcomp.open(artifact)
+    shapes = {spec.name: tuple(int(dim) for dim in spec.shape) for spec in opened.signature.inputs}
+    loaded = dlcomp.load(model, shapes)
+    result = dlcomp.verify(loaded, opened, load_arrays(input), rtol=rtol, per_layer=per_layer, seed=seed)
+    show(verify_table(result), result, json)
+    return 0 if result.ok else 1

@@ -1,0 +1,56 @@
+"""From an ONNX file to a :class:`dlcomp.model.Model`: read, check, bind shapes, simplify, import."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+    from dlcomp.model import Model
+
+__all__ = ["load"]
+
+
+def load(
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Model:
+    """Read a network and import it into Relax with static shapes.
+
+    Parameters
+    ----------
+    source : path, bytes or onnx.ModelProto
+        The network. A proto is not changed. External data is read from the file's folder, so a
+        network that has some must be given as a path.
+    shapes : mapping of str to sequence of int, optional
+        A full shape for every input with a symbolic dimension, by input name.
+
+    Returns
+    -------
+    Model
+        ``module`` has one function ``main`` with the inputs in ONNX's order and the weights as
+        constants; it returns one tensor, or a tuple of them in ONNX's order; ``source`` is the
+        network as it was read, with the shapes bound.
+
+    Raises
+    ------
+    UsageError
+        No such file, an unknown input name, a wrong, contradicting or missing shape.
+    ModelError
+        Not an ONNX network, a broken one, or one with something that is not supported.
+    """
+    from dlcomp.frontend.check import check_network, infer
+    from dlcomp.frontend.node_checks import check_nodes
+    from dlcomp.frontend.read import read
+    from dlcomp.frontend.relax_import import import_network
+    from dlcomp.frontend.shapes import bind
+    from dlcomp.frontend.simplify import simplify
+
+    network, name = read(source)
+    check_network(network, name)
+    bound = infer(bind(network, shapes or {}), name)
+    check_nodes(bound, name)
+    return import_network(simplify(bound), source=bound, name=name)

@@ -1,0 +1,154 @@
+"""Is this network sound? ONNX's own checker and strict shape inference, with short messages.
+
+What passes here may go into the C++ of onnxsim and TVM, so the checks are stricter than ONNX's: tensor
+sizes, names and types that those libraries take on trust.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import onnx
+from onnx import numpy_helper, shape_inference
+
+from dlcomp.errors import ModelError, UsageError
+from dlcomp.frontend.read import tensors
+
+_NO_NUMBERS = frozenset(
+    onnx.TensorProto.DataType.Value(name) for name in ("UNDEFINED", "STRING", "COMPLEX64", "COMPLEX128")
+)
+
+
+def real_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that a caller gives; older files list the initializers among the inputs too."""
+    stored = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in stored]
+
+
+def dtype_name(elem_type: int) -> str:
+    """NumPy's name of an ONNX element type, or ONNX's own where NumPy has none."""
+    try:
+        return str(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
+    except KeyError:
+        return f"type {elem_type}"
+
+
+def check_network(network: onnx.ModelProto, name: str) -> None:
+    """Refuse a broken network.
+
+    Raises
+    ------
+    ModelError
+        Naming the node, tensor or value concerned.
+    """
+    graph = network.graph
+    if network.ByteSize() >= 2**31:
+        raise ModelError("networks of more than 2 GiB are not supported", where=name)
+    if not graph.output:
+        raise ModelError("the graph has no outputs", where=name, hint="the file may be truncated")
+    if graph.sparse_initializer:
+        raise ModelError("sparse initializers are not supported", where=name)
+    for tensor in tensors(graph):
+        _check_tensor(tensor, name)
+    try:
+        onnx.checker.check_model(network)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(_concise(error), where=name, hint=_hint(error, network)) from error
+    except Exception as error:
+        raise ModelError(f"the ONNX checker failed: {_concise(error)}", where=name) from error
+    _check_values(graph, name)
+
+
+def infer(network: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """The network with every value's shape and type worked out again from its inputs.
+
+    Recorded dimensions are dropped first: exporters leave stale ones, and they contradict bound inputs.
+
+    Raises
+    ------
+    ModelError
+        A node whose operands do not fit together.
+    """
+    fresh = onnx.ModelProto()
+    fresh.CopyFrom(network)
+    del fresh.graph.value_info[:]
+    for value in fresh.graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            dim.Clear()
+    try:
+        return shape_inference.infer_shapes(fresh, check_type=True, strict_mode=True, data_prop=True)
+    except Exception as error:
+        raise ModelError(
+            f"the operands of a node do not fit together: {_concise(error)}",
+            where=name,
+            hint="check the input shapes that were given, or the export",
+        ) from error
+
+
+def _check_tensor(tensor: onnx.TensorProto, name: str) -> None:
+    where = f"{name}, tensor {tensor.name!r}"
+    if any(dim < 0 for dim in tensor.dims):
+        raise ModelError(f"it has a negative dimension: {list(tensor.dims)}", where=where)
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return
+    try:
+        array = numpy_helper.to_array(tensor)
+    except Exception as error:
+        kind = dtype_name(tensor.data_type)
+        raise ModelError(f"its data does not fit {kind}{list(tensor.dims)}: {error}", where=where) from error
+    if array.size != math.prod(tensor.dims):
+        raise ModelError(f"it holds {array.size} elements for the shape {list(tensor.dims)}", where=where)
+
+
+def _check_values(graph: onnx.GraphProto, name: str) -> None:
+    """Names are unique and produced, and the values at the border are tensors of numbers."""
+    made = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    made.update(output for node in graph.node for output in node.output)
+    for kind, values in (("input", real_inputs(graph)), ("output", list(graph.output))):
+        names = [value.name for value in values]
+        for value in values:
+            if names.count(value.name) > 1:
+                raise ModelError(f"two {kind}s have the name {value.name!r}", where=name)
+            if value.type.WhichOneof("value") != "tensor_type":
+                raise ModelError(f"{kind} {value.name!r} is not a tensor", where=name)
+            if value.type.tensor_type.elem_type in _NO_NUMBERS:
+                found = dtype_name(value.type.tensor_type.elem_type)
+                raise ModelError(f"{kind} {value.name!r} holds {found}, not numbers", where=name)
+            if value.name not in made:
+                raise ModelError(f"no node makes the {kind} {value.name!r}", where=name)
+
+
+def _concise(error: Exception) -> str:
+    """The checker's first line, then the node it was looking at."""
+    text = str(error)
+    text = re.sub(r"\[(ShapeInferenceError|TypeInferenceError)\]\s*", "", text)
+    text = re.sub(r"Inference error\(s\):\s*", "", text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    context = next((line for line in lines[1:] if "Name:" in line and "OpType:" in line), "")
+    match = re.search(r"Name: ?(.*?) ?OpType: ?(\S+)", context)
+    node = f" (node {match.group(1)!r}, {match.group(2)})" if match else ""
+    return f"{lines[0][:400]}{node}"
+
+
+def _hint(error: Exception, network: onnx.ModelProto) -> str | None:
+    newest = onnx.defs.onnx_opset_version()
+    for opset in network.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version > newest:
+            return f"the model has opset {opset.version}, the installed onnx knows up to {newest}: update it"
+    if "No Op registered" in str(error):
+        return "a misspelt or custom operator; custom ones need their own domain"
+    return None
+
+
+def require_positive(dims: tuple[int, ...], where: str) -> None:
+    """Refuse zero-sized and negative dimensions.
+
+    Raises
+    ------
+    UsageError
+    """
+    if any(dim < 1 for dim in dims):
+        raise UsageError(f"every dimension must be at least 1, got {dims}", where=where)

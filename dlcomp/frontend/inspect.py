@@ -1,0 +1,129 @@
+"""What is in an ONNX file, without importing it: works with unbound shapes and unsupported operators."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import shape_inference
+
+from dlcomp.frontend.check import check_network, dtype_name, infer, real_inputs
+from dlcomp.frontend.macs import count_macs
+from dlcomp.frontend.operators import UnsupportedOp, nodes, qualified, unsupported
+from dlcomp.frontend.read import read, tensors
+from dlcomp.frontend.shapes import bind, declared
+from dlcomp.frontend.simplify import normalise, simplify
+from dlcomp.model import TensorSpec
+
+# Constants of these types are shapes, axes and flags, not weights.
+_NOT_WEIGHTS = frozenset(
+    {onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED}
+)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """An account of a network.
+
+    Attributes
+    ----------
+    parameters, parameter_bytes : int
+        Elements and bytes of the stored tensors that are not int64 or bool (those are shapes and axes).
+    macs : int or None
+        Of one run (see ``macs.py`` for what counts); None while a shape that matters is not known.
+    ops : mapping of str to int
+        Nodes of each type as the file has them, most frequent first.
+    symbols : mapping of str to tuple of str
+        Each symbolic dimension and the places that have it, like ``x[0]``; ``?`` has no name in the file.
+    unsupported : tuple of UnsupportedOp
+        What ``load`` would refuse. With unbound shapes this can list operators that folding would remove.
+    """
+
+    name: str
+    opset: int
+    producer: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    parameters: int
+    parameter_bytes: int
+    macs: int | None
+    ops: Mapping[str, int]
+    symbols: Mapping[str, tuple[str, ...]]
+    unsupported: tuple[UnsupportedOp, ...]
+
+
+def inspect(
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Inspection:
+    """Look into a network; with ``shapes`` (for every symbolic input, or none) the MACs are known.
+
+    Raises
+    ------
+    UsageError, ModelError
+        As :func:`dlcomp.frontend.load`, but for unbound shapes and unsupported operators.
+    """
+    network, name = read(source)
+    check_network(network, name)
+    symbols = _symbols(network.graph)
+    if shapes or not symbols:
+        typed = infer(bind(network, shapes or {}), name)
+        # Folding removes operators, and finds shapes that the graph as it is does not show.
+        effective = _infer_loosely(simplify(typed))
+    else:
+        effective = typed = _infer_loosely(normalise(network))
+    weights = [tensor for tensor in tensors(network.graph) if tensor.data_type not in _NOT_WEIGHTS]
+    counts = Counter(qualified(node) for node in nodes(network.graph))
+    return Inspection(
+        name=name,
+        opset=next((o.version for o in network.opset_import if o.domain in ("", "ai.onnx")), 1),
+        producer=f"{network.producer_name} {network.producer_version}".strip(),
+        inputs=tuple(_spec(value) for value in real_inputs(typed.graph)),
+        outputs=tuple(_spec(value) for value in effective.graph.output),
+        parameters=sum(_elements(tensor) for tensor in weights),
+        parameter_bytes=sum(_elements(tensor) * _itemsize(tensor) for tensor in weights),
+        macs=count_macs(effective.graph),
+        ops=dict(counts.most_common()),
+        symbols=symbols,
+        unsupported=unsupported(effective.graph),
+    )
+
+
+def _infer_loosely(network: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return shape_inference.infer_shapes(network, data_prop=True)
+    except Exception:
+        return network
+
+
+def _symbols(graph: onnx.GraphProto) -> dict[str, tuple[str, ...]]:
+    places: dict[str, list[str]] = {}
+    for value in real_inputs(graph):
+        dims = declared(value)
+        if dims is None:
+            places.setdefault("?", []).append(f"{value.name} (unknown rank)")
+            continue
+        for axis, dim in enumerate(dims):
+            if isinstance(dim, str):
+                places.setdefault(dim, []).append(f"{value.name}[{axis}]")
+    return {symbol: tuple(where) for symbol, where in places.items()}
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    dims = declared(value)
+    shape = ("...",) if dims is None else dims
+    return TensorSpec(value.name, shape, dtype_name(value.type.tensor_type.elem_type))
+
+
+def _elements(tensor: onnx.TensorProto) -> int:
+    count = 1
+    for dim in tensor.dims:
+        count *= int(dim)
+    return count
+
+
+def _itemsize(tensor: onnx.TensorProto) -> int:
+    return int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)

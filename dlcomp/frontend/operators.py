@@ -1,0 +1,111 @@
+"""Which ONNX operators the importer takes, and the list of those in a network that it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+
+from dlcomp.errors import ModelError
+from dlcomp.frontend.shapes import declared
+
+# The standard operators that TVM 0.27's importer converts (a test compares this with TVM's registry).
+# Its "Attention" is com.microsoft's, not the standard one. "If" is handled without a converter.
+STANDARD = frozenset(
+    """
+    Abs Acos Acosh Add AffineGrid And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization
+    BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Clip Compress Concat
+    ConcatFromSequence Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace
+    DequantizeLinear Div Dropout DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand EyeLike Flatten
+    Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater
+    GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Hardmax Identity If
+    InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax
+    LpPool MatMul MatMulInteger Max MaxPool MaxRoiPool MaxUnpool Mean MeanVarianceNormalization Min Mish
+    Mod Mul Neg NonMaxSuppression NonZero Not OneHot Optional OptionalGetElement OptionalHasElement Or
+    PRelu Pad Pow QuantizeLinear RMSNormalization Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum
+    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape
+    Resize RoiAlign Round Scatter ScatterElements ScatterND Selu SequenceAt SequenceConstruct
+    SequenceEmpty SequenceErase SequenceInsert SequenceLength Shape Shrink Sigmoid Sign Sin Sinh Size
+    Slice Softmax Softplus Softsign SpaceToDepth Split SplitToSequence Sqrt Squeeze Sub Sum Tan Tanh
+    ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze Upsample Where Xor
+    """.split()
+)
+# Those of onnxruntime's own domain.
+CONTRIB = frozenset(
+    "Attention BiasGelu EmbedLayerNormalization FastGelu Gelu MatMulInteger16 SkipLayerNormalization".split()
+)
+_CONTRIB_DOMAIN = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class UnsupportedOp:
+    """One operator type that the importer does not take, and the nodes that use it."""
+
+    op: str
+    nodes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.nodes[:4]) + (", ..." if len(self.nodes) > 4 else "")
+        return f"{len(self.nodes)} {self.op} ({shown})"
+
+
+def qualified(node: onnx.NodeProto) -> str:
+    """``Conv``, or ``domain::Op`` outside the standard domain."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+def label(node: onnx.NodeProto) -> str:
+    """A node's name, or the name of its first output if it has none."""
+    return str(node.name or next(iter(node.output), "") or "unnamed")
+
+
+def describe_node(node: onnx.NodeProto, graph: onnx.GraphProto) -> str:
+    """Operator, name and input shapes of a node, for messages."""
+    known = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        shape = declared(value)
+        if shape is not None:
+            known.setdefault(value.name, list(shape))
+    operands = ", ".join(f"{i}{known[i]}" if i in known else i or "(none)" for i in node.input)
+    return f"{qualified(node)} node {label(node)!r} of {operands or 'no inputs'}"
+
+
+def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node, those of nested graphs included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from nodes(attribute.g)
+            for nested in attribute.graphs:
+                yield from nodes(nested)
+
+
+def unsupported(graph: onnx.GraphProto) -> tuple[UnsupportedOp, ...]:
+    """All operator types in ``graph`` that cannot be imported, most frequent first."""
+    found: dict[str, list[str]] = {}
+    for node in nodes(graph):
+        if not _is_supported(node):
+            found.setdefault(qualified(node), []).append(label(node))
+    ranked = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+    return tuple(UnsupportedOp(op, tuple(names)) for op, names in ranked)
+
+
+def require_supported(graph: onnx.GraphProto, name: str) -> None:
+    """Raise a ModelError that lists every unsupported operator of ``graph`` at once."""
+    found = unsupported(graph)
+    if found:
+        listing = "; ".join(map(str, found))
+        raise ModelError(
+            f"unsupported operators: {listing}",
+            where=name,
+            hint="export the model without them, or replace these nodes by supported ones "
+            "(`dlcomp inspect` lists what the model uses)",
+        )
+
+
+def _is_supported(node: onnx.NodeProto) -> bool:
+    if node.domain in ("", "ai.onnx"):
+        return node.op_type in STANDARD
+    return node.domain == _CONTRIB_DOMAIN and node.op_type in CONTRIB

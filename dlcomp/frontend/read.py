@@ -1,0 +1,177 @@
+"""Bytes on disk to an ONNX protobuf message, with its external data inside.
+
+Everything that is wrong with the *file* is said here; what is wrong with the network is said by
+``check.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+
+from dlcomp.errors import ModelError, UsageError
+
+_LIMIT_BYTES = 2**31 - 1
+
+
+def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+    """The network in ``source`` and a name for it (the file's stem, else the graph's name).
+
+    Raises
+    ------
+    UsageError
+        ``source`` is no existing file.
+    ModelError
+        It is not an ONNX file, it is damaged, or its external data is missing or out of bounds.
+    """
+    if isinstance(source, onnx.ModelProto):
+        network = onnx.ModelProto()
+        network.CopyFrom(source)
+        name, folder = network.graph.name or "model", None
+    elif isinstance(source, bytes | bytearray | memoryview):
+        network = parse(bytes(source), "<bytes>")
+        name, folder = network.graph.name or "model", None
+    elif isinstance(source, str | os.PathLike):
+        path = Path(source)
+        network = parse(_read_file(path), str(path))
+        name, folder = path.stem, path.parent
+    else:
+        raise UsageError(
+            f"cannot load a model from {type(source).__name__}",
+            hint="pass a path, the file's bytes, or an onnx.ModelProto",
+        )
+    if not network.HasField("graph"):
+        raise ModelError("the ONNX message holds no graph", where=name, hint="the file is incomplete")
+    _load_external_data(network, folder, name)
+    return network, name
+
+
+def parse(data: bytes, where: str) -> onnx.ModelProto:
+    """Parse ``data``; ``where`` names it in messages."""
+    if not data:
+        raise ModelError("the file is empty", where=where)
+    alien = _recognise(data)
+    if alien:
+        raise ModelError(f"this is {alien}, not an ONNX model", where=where)
+    network = onnx.ModelProto()
+    try:
+        network.ParseFromString(data)
+    except Exception as error:  # protobuf's DecodeError, or a UnicodeDecodeError of a name
+        raise ModelError(
+            f"not a readable ONNX file ({len(data)} bytes): the protobuf is truncated or corrupt",
+            where=where,
+            hint="fetch or export the model again and compare its size or checksum",
+        ) from error
+    return network
+
+
+def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor stored in ``graph``: initializers and attributes, nested graphs included."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield sparse.values
+        yield sparse.indices
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from tensors(attribute.g)
+            for nested in attribute.graphs:
+                yield from tensors(nested)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > _LIMIT_BYTES:
+            raise ModelError(
+                f"the file has {size} bytes; one protobuf message cannot hold more than 2 GiB",
+                where=str(path),
+                hint="save the model with external data",
+            )
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UsageError(f"no such file: {path}", hint=_neighbours(path)) from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _neighbours(path: Path) -> str | None:
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    found = sorted(p.name for p in path.parent.glob("*.onnx"))[:5]
+    return f"the folder has {', '.join(found)}" if found else None
+
+
+def _recognise(data: bytes) -> str | None:
+    """What well-known thing ``data`` is instead of a protobuf, or None."""
+    head = data[:512]
+    if head.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer (run `git lfs pull`)"
+    if head.startswith(b"PK\x03\x04"):
+        return "a zip archive (a .dlc is opened with dlcomp.open; a PyTorch .pt must be exported)"
+    if head.lstrip()[:1] == b"<":
+        return "an HTML or XML page (a failed download?)"
+    # The first byte of a ModelProto is a field tag: 0x08 (ir_version) from every known exporter.
+    # Printable bytes, tabs and line ends only, no other controls: text.
+    if all(byte in b"\t\n\r\f" or byte >= 0x20 for byte in head):
+        try:
+            text = head[:256].decode("utf-8", errors="strict" if len(head) <= 256 else "ignore")
+        except UnicodeDecodeError:
+            return None
+        return f"a text file (it begins with {text[:40].splitlines()[0]!r})" if text.strip() else "blank text"
+    return None
+
+
+def _load_external_data(network: onnx.ModelProto, folder: Path | None, name: str) -> None:
+    """Read the tensors that live in other files; ``network`` is ours to change."""
+    for tensor in tensors(network.graph):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        where = f"{name}, tensor {tensor.name!r}"
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        if folder is None:
+            raise ModelError(
+                f"its data is in the external file {location!r}, which bytes and protos do not carry",
+                where=where,
+                hint="load the model by its path, or load the data into the proto first",
+            )
+        tensor.raw_data = _read_external(folder, location, entries, where)
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+
+
+def _read_external(folder: Path, location: str, entries: dict[str, str], where: str) -> bytes:
+    root = folder.resolve()
+    if not location or "\0" in location:
+        raise ModelError(f"its external data names no usable file: {location!r}", where=where)
+    path = (root / location).resolve()
+    if Path(location).is_absolute() or not path.is_relative_to(root):
+        raise ModelError(f"its external data {location!r} lies outside the model's folder", where=where)
+    if not path.is_file():
+        raise ModelError(
+            f"its external data file {location!r} is missing",
+            where=where,
+            hint=f"put it beside the model, in {folder}",
+        )
+    size = path.stat().st_size
+    try:
+        offset = int(entries.get("offset") or 0)
+        length = int(entries.get("length") or size - offset)
+    except ValueError as error:
+        raise ModelError(f"its external data has a bad offset or length: {entries}", where=where) from error
+    if offset < 0 or length < 0 or offset + length > size:
+        raise ModelError(
+            f"its external data wants bytes {offset} to {offset + length} of {location!r}, which has {size}",
+            where=where,
+            hint="the data file is truncated or belongs to another model",
+        )
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(length)

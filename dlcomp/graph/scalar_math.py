@@ -1,0 +1,149 @@
+"""Elementary functions as plain float32 arithmetic, so that they vectorize.
+
+LLVM turns ``exp`` of a vector into one call of the C library a lane. These use the range reductions
+and minimax polynomials of Cephes (Moshier, "Methods and Programs for Mathematical Functions", 1989)
+and Abramowitz & Stegun 7.1.26's successors for erf; NaN stays NaN and infinities give their limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+Expr = Any
+_LOG2E = 1.4426950408889634
+# log(2) in two parts: the first has few bits, so that n * LN2_HIGH is exact.
+_LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
+# exp(r) = 1 + r + r^2 * P(r) on |r| <= log(2)/2, highest power first.
+_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_EXP_MOST, _EXP_LEAST = 88.72283, -87.33654
+
+
+def f32(value: float) -> Expr:
+    """A float32 constant."""
+    return tirx.const(value, "float32")
+
+
+def polynomial(x: Expr, coefficients: tuple[float, ...]) -> Expr:
+    """Horner's rule, highest power first."""
+    result = f32(coefficients[0])
+    for coefficient in coefficients[1:]:
+        result = result * x + f32(coefficient)
+    return result
+
+
+def maximum(a: Expr, b: Expr) -> Expr:
+    """The larger; NaN if either is NaN."""
+    return tirx.Select(tirx.Or(a > b, a != a), a, b) if _is_float(a) else tirx.max(a, b)
+
+
+def minimum(a: Expr, b: Expr) -> Expr:
+    """The smaller; NaN if either is NaN."""
+    return tirx.Select(tirx.Or(a < b, a != a), a, b) if _is_float(a) else tirx.min(a, b)
+
+
+def clip(x: Expr, low: Expr, high: Expr) -> Expr:
+    """``x`` held between constants; NaN stays NaN."""
+    raised = tirx.Select(x < low, low, x)
+    return tirx.Select(raised > high, high, raised)
+
+
+def shared(name: str, value: Expr, body: Callable[[Expr], Expr]) -> Expr:
+    """``body(value)`` with ``value`` computed once, however often ``body`` uses it."""
+    var = tirx.Var(name, "float32")
+    return tirx.Let(var, value, body(var))
+
+
+def exp(x: Expr) -> Expr:
+    """e^x, within 2 units in the last place; results below the normal range become 0."""
+
+    def whole(x: Expr) -> Expr:
+        held = clip(x, f32(_EXP_LEAST), f32(_EXP_MOST))
+        return shared("held", held, lambda held: limits(x, held))
+
+    def limits(x: Expr, held: Expr) -> Expr:
+        n = tirx.floor(held * f32(_LOG2E) + f32(0.5))
+        finite = tirx.Select(x < f32(_EXP_LEAST), f32(0.0), shared("n", n, lambda n: scaled(held, n)))
+        return tirx.Select(x > f32(_EXP_MOST), f32(np.inf), finite)
+
+    def scaled(held: Expr, n: Expr) -> Expr:
+        r = held - n * f32(_LN2_HIGH) - n * f32(_LN2_LOW)
+        mantissa = shared("r", r, lambda r: polynomial(r, _EXP) * (r * r) + r + f32(1.0))
+        # 2^n as two factors, because n may be 128.
+        half = tirx.floor(n * f32(0.5))
+        return shared("half", half, lambda half: mantissa * _power_of_two(half) * _power_of_two(n - half))
+
+    return shared("x", x, whole)
+
+
+def _power_of_two(n: Expr) -> Expr:
+    # An infinite or NaN exponent must not reach the conversion to int; its result is not used.
+    whole = tirx.Cast("int32", tirx.Select(n == n, n, f32(0.0)))
+    return tirx.reinterpret("float32", (whole + tirx.const(127, "int32")) << tirx.const(23, "int32"))
+
+
+def sigmoid(x: Expr) -> Expr:
+    """1 / (1 + e^-x)."""
+    return f32(1.0) / (f32(1.0) + exp(f32(0.0) - x))
+
+
+def tanh(x: Expr) -> Expr:
+    """Cephes: an odd polynomial for |x| < 0.625, else 1 - 2 / (e^2x + 1)."""
+
+    def small(x: Expr) -> Expr:
+        return shared("square", x * x, lambda square: x + x * square * polynomial(square, _TANH))
+
+    def whole(x: Expr) -> Expr:
+        size = tirx.abs(x)
+        large = f32(1.0) - f32(2.0) / (exp(size + size) + f32(1.0))
+        return tirx.Select(size < f32(0.625), small(x), _with_sign(x, large))
+
+    return shared("x", x, whole)
+
+
+def erf(x: Expr) -> Expr:
+    """Error function: x * P(x^2) for |x| < 1, else 1 - t * e^(Q(t) - x^2), t = 1 / (1 + |x| / 2)."""
+
+    def whole(x: Expr) -> Expr:
+        size = tirx.abs(x)
+        small = shared("square", x * x, lambda square: x * polynomial(square, _ERF))
+        t = f32(1.0) / (f32(1.0) + f32(0.5) * size)
+        large = shared("t", t, lambda t: f32(1.0) - t * exp(polynomial(t, _ERFC) - x * x))
+        return tirx.Select(size < f32(1.0), small, _with_sign(x, large))
+
+    return shared("x", x, whole)
+
+
+def gelu(x: Expr) -> Expr:
+    """x * Phi(x), by erf."""
+    half = f32(0.5)
+    return shared("x", x, lambda x: half * x * (f32(1.0) + erf(x * f32(0.7071067811865476))))
+
+
+def silu(x: Expr) -> Expr:
+    """x * sigmoid(x)."""
+    return shared("x", x, lambda x: x * sigmoid(x))
+
+
+def _with_sign(x: Expr, magnitude: Expr) -> Expr:
+    return shared("m", magnitude, lambda m: tirx.Select(x < f32(0.0), f32(0.0) - m, m))
+
+
+_TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
+# Maclaurin series of erf by powers of x^2 (converges below 1e-8 for |x| < 1 with ten terms).
+_ERF = tuple(
+    float(2 / np.sqrt(np.pi) * (-1) ** n / (np.prod(np.arange(1, n + 1, dtype=np.float64)) * (2 * n + 1)))
+    for n in range(10, -1, -1)
+)
+# log(erfc(x) * e^(x^2) / t) as a polynomial in t: W. H. Press et al., Numerical Recipes, section 6.2.
+_ERFC = (
+    0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807,
+    -0.18628806, 0.09678418, 0.37409196, 1.00002368, -1.26551223,
+)  # fmt: skip
+
+
+def _is_float(x: Expr) -> bool:
+    return "float" in str(x.ty.dtype)

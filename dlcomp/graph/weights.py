@@ -1,0 +1,48 @@
+"""Moves weights out of the program: constants become elements of one tuple, the last parameter of main.
+
+The weights then live in a file of their own that is mapped into memory and shared by processes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import IRModule, relax
+from tvm.ir.expr import GenericConst
+
+
+def lift_weights(module: IRModule) -> tuple[IRModule, tuple[np.ndarray, ...]]:
+    """``module`` with constants replaced by parameters, and the constants in order.
+
+    Equal constants are passed once. Without any, ``main`` keeps its signature.
+    """
+    main = module["main"]
+    arrays: list[np.ndarray] = []
+    seen: dict[tuple[str, tuple[int, ...], bytes], int] = {}
+    order: dict[Any, int] = {}
+
+    def collect(expr: Any) -> None:
+        if isinstance(expr, GenericConst) and expr not in order:
+            array = np.asarray(expr.value.numpy())
+            key = (str(array.dtype), array.shape, array.tobytes())
+            if key not in seen:
+                seen[key] = len(arrays)
+                arrays.append(array)
+            order[expr] = seen[key]
+
+    relax.analysis.post_order_visit(main, collect)
+    if not arrays:
+        return module, ()
+    types = [relax.TensorType(a.shape, str(a.dtype)) for a in arrays]
+    weights = relax.Var("weights", relax.TupleType(types))
+
+    @relax.expr_functor.mutator
+    class _Lift(relax.PyExprMutator):
+        def visit_generic_const_(self, op: Any) -> Any:
+            return relax.TupleGetItem(weights, order[op])
+
+    body = _Lift(module).visit_expr(main).body
+    lifted = relax.Function([*main.params, weights], body, main.ret_ty, attrs=main.attrs)
+    module = IRModule({**module.functions, module.get_global_var("main"): lifted})
+    return relax.transform.Normalize()(module), tuple(arrays)

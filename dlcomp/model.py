@@ -1,0 +1,84 @@
+"""The value that flows through dlcomp: a Relax module, its signature, and what was done to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnx
+    from tvm import IRModule
+
+    from dlcomp.runtime.artifact import Artifact
+    from dlcomp.target import Target
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape (an int, or the name of a symbolic dimension) and NumPy dtype name of one tensor."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs and outputs of a model, in order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that was done to a model: the pass, its options, and what it measured."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    effect: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network. Immutable: every pass returns a new one.
+
+    Attributes
+    ----------
+    module : tvm.IRModule
+        Relax, with one function ``main`` whose parameters are the inputs in the order of
+        ``signature.inputs``; weights are constants in it; layouts are ONNX's (NCHW, OIHW).
+    signature : Signature
+        Static after ``load`` with bound shapes.
+    name : str
+        The file's stem, for messages.
+    history : tuple of Step
+        What was done, oldest first.
+    source : onnx.ModelProto or None
+        The network as it was read (shapes bound), which ``verify`` runs as the reference.
+    """
+
+    module: IRModule
+    signature: Signature
+    name: str = "model"
+    history: tuple[Step, ...] = ()
+    source: onnx.ModelProto | None = None
+
+    def __str__(self) -> str:
+        from dlcomp.report.describe import describe
+
+        return describe(self)
+
+    def with_module(self, module: IRModule, step: Step) -> Model:
+        """The same model after ``step``."""
+        return replace(self, module=module, history=(*self.history, step))
+
+    def compile(self, target: str | Mapping[str, Any] | Target = "host", **options: Any) -> Artifact:
+        """Compile for ``target``; see :func:`dlcomp.pipeline.compile_model`."""
+        from dlcomp.pipeline import compile_model
+
+        return compile_model(self, target, **options)

@@ -1,0 +1,119 @@
+"""The compilation of a model, phase by phase, top to bottom."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from tvm import IRModule, tirx
+
+from dlcomp.codegen.cpu import build_cpu
+from dlcomp.codegen.link import objects_of
+from dlcomp.codegen.program import KernelInfo, Program
+from dlcomp.errors import DlcompError, InternalError
+from dlcomp.graph.fold import fold_constants
+from dlcomp.graph.layout import channels_last
+from dlcomp.graph.lower import lower
+from dlcomp.graph.prepare import prepare
+from dlcomp.graph.weights import lift_weights
+from dlcomp.model import Model
+from dlcomp.runtime.artifact import Artifact
+from dlcomp.schedules import schedule
+from dlcomp.target import Target
+
+_LOG = logging.getLogger(__name__)
+
+
+def compile_model(model: Model, target: str | Mapping[str, Any] | Target = "host") -> Artifact:
+    """``model`` as a runnable artifact for ``target``.
+
+    Raises
+    ------
+    UsageError
+        An unknown target.
+    ToolMissing
+        The target needs something that this machine lacks.
+    InternalError
+        A phase failed; the message names it and the cause is attached.
+    """
+    resolved = Target.parse(target)
+    build = _cuda if resolved.kind == "cuda" else _cpu
+    program = build(model, resolved)
+    with _phase("package"):
+        return Artifact.build(program, options={}, model_name=model.name, history=model.history)
+
+
+def _cpu(model: Model, target: Target) -> Program:
+    # 1. The graph: same numbers, better form.
+    with _phase("graph"):
+        module = prepare(model.module)
+        module = fold_constants(module)
+        module = channels_last(module)
+        module = fold_constants(module)
+    # 2. Operators become TensorIR definitions over packed weights, with their epilogues fused.
+    with _phase("lower"):
+        module = lower(module, target)
+    # 3. Every kernel gets its schedule.
+    with _phase("schedule"):
+        module, kernels = _schedule_all(module, target)
+    # 4. Weights leave the program.
+    with _phase("weights"):
+        module, weights = lift_weights(module)
+    # 5. Machine code.
+    with _phase("codegen"):
+        objects = objects_of(build_cpu(module, target))
+    return Program(model.signature, target, objects, weights, kernels)
+
+
+def _cuda(model: Model, target: Target) -> Program:
+    from dlcomp.codegen.cuda import build_cuda
+
+    with _phase("graph"):
+        module = fold_constants(prepare(model.module))
+    with _phase("codegen"):
+        module, weights = lift_weights(module)
+        executable, sources = build_cuda(module, target)
+        objects = objects_of(executable)
+    return Program(model.signature, target, objects, weights, (), sources)
+
+
+def _schedule_all(module: IRModule, target: Target) -> tuple[IRModule, tuple[KernelInfo, ...]]:
+    """Every PrimFunc scheduled, and the account of each."""
+    kernels = []
+    updated = {}
+    for var, func in module.functions.items():
+        if not isinstance(func, tirx.PrimFunc):
+            updated[var] = func
+            continue
+        scheduled = schedule(func, target)
+        updated[var] = scheduled.schedule.mod["main"]
+        name = str(var.name_hint)
+        moved = sum(int(np.prod([int(d) for d in p.shape] or [1])) * _item_size(p) for p in func.params)
+        flops = scheduled.workload.flops if scheduled.workload else 0
+        kernels.append(KernelInfo(name, name.removeprefix("fused_"), flops, moved, scheduled.label))
+    return IRModule(updated, attrs=module.attrs), tuple(kernels)
+
+
+def _item_size(buffer: Any) -> int:
+    return max(1, np.dtype(str(buffer.dtype)).itemsize)
+
+
+@contextmanager
+def _phase(name: str) -> Iterator[None]:
+    """Times a phase, and turns what escapes from TVM into an error that names it."""
+    begin = time.perf_counter()
+    try:
+        yield
+    except DlcompError:
+        raise
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InternalError(
+            f"the phase {name!r} failed: {first}",
+            hint="this is a fault of dlcomp; please report it with the model",
+        ) from error
+    _LOG.info("%-10s %.2f s", name, time.perf_counter() - begin)

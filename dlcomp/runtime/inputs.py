@@ -1,0 +1,94 @@
+"""Inputs of a run: checked against the signature all at once, and made up where nobody gives any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dlcomp.errors import UsageError
+from dlcomp.model import Signature, TensorSpec
+from dlcomp.target_data import near
+
+
+def ordered(inputs: Mapping[str, Any], signature: Signature) -> list[np.ndarray]:
+    """The arrays in the signature's order.
+
+    Raises
+    ------
+    UsageError
+        If a name, shape or dtype is not exactly what the signature says; all faults are in one message.
+    """
+    if not isinstance(inputs, Mapping):
+        raise UsageError(f"inputs are a mapping of name to array, not {type(inputs).__name__}")
+    arrays = []
+    for spec in signature.inputs:
+        array = inputs.get(spec.name)
+        if type(array) is not np.ndarray or array.shape != spec.shape or array.dtype != spec.dtype:
+            return _slowly(inputs, signature)
+        arrays.append(array)
+    return arrays if len(inputs) == len(arrays) else _slowly(inputs, signature)
+
+
+def _slowly(inputs: Mapping[str, Any], signature: Signature) -> list[np.ndarray]:
+    """:func:`ordered` for whatever is not an exact ndarray: converts, or says everything that is wrong."""
+    names = [spec.name for spec in signature.inputs]
+    faults, hints, arrays = [], [], []
+    for name in inputs:
+        if name not in names:
+            faults.append(f"no input is named {name!r}")
+            hints.append(f"nearest: {', '.join(near(str(name), names))}")
+    for spec in signature.inputs:
+        if spec.name not in inputs:
+            faults.append(f"input {spec.name!r} is missing ({spec})")
+            continue
+        array = _as_array(inputs[spec.name])
+        fault, hint = _mismatch(array, spec)
+        if fault:
+            faults.append(fault)
+            hints.append(hint)
+        arrays.append(array)
+    if faults:
+        expected = "expected " + ", ".join(map(str, signature.inputs))
+        raise UsageError("; ".join(faults), hint="; ".join([*dict.fromkeys(hints), expected]))
+    return arrays
+
+
+def _as_array(value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError as err:
+        raise UsageError(f"an input is no array: {err}") from err
+
+
+def _mismatch(array: np.ndarray, spec: TensorSpec) -> tuple[str, str]:
+    if array.dtype != spec.dtype:
+        # Another byte order has the same name but is another dtype.
+        given = array.dtype.name if array.dtype.isnative else array.dtype.str
+        return f"input {spec.name!r} is {given}, not {spec.dtype}", f"array.astype({spec.dtype!r})"
+    if array.shape != spec.shape:
+        want = f"({', '.join(map(str, spec.shape))})"
+        return f"input {spec.name!r} has shape {array.shape}, not {want}", "shapes are fixed when compiling"
+    return "", ""
+
+
+def random_inputs(signature: Signature, seed: int = 0) -> dict[str, np.ndarray]:
+    """One array an input: standard normal for floats, the whole range for 8-bit integers, else 0 or 1.
+
+    Wider integers are mostly indices, masks and lengths, for which 0 and 1 are in range everywhere.
+    """
+    generator = np.random.default_rng(seed)
+    return {spec.name: _random(spec, generator) for spec in signature.inputs}
+
+
+def _random(spec: TensorSpec, generator: np.random.Generator) -> np.ndarray:
+    dtype = np.dtype(spec.dtype)
+    shape = tuple(int(extent) for extent in spec.shape)
+    if dtype.kind == "f":
+        values = generator.standard_normal(shape, dtype=np.float32)
+        return np.asarray(values, dtype=dtype)
+    if dtype.itemsize == 1 and dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        return generator.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
+    return np.asarray(generator.integers(0, 2, shape), dtype=dtype)

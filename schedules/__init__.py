@@ -1,0 +1,58 @@
+"""TensorIR schedules, by target then operator, and the dispatch over them.
+
+``select`` asks the templates in order which of them takes a workload; ``schedule`` turns a fused
+function into a ``tvm.s_tir.Schedule`` by the template that its block names, or by the default.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from dlcomp.schedules import anchor as anchors
+from dlcomp.schedules.cpu import default
+from dlcomp.schedules.cpu.conv2d import DirectConv2d
+from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm
+from dlcomp.schedules.cpu.window2d import DirectWindow2d
+from dlcomp.schedules.rewrite import UnknownExpression
+from dlcomp.schedules.template import Knobs, Template
+from dlcomp.schedules.workload import Workload, from_text
+from dlcomp.target import Target
+
+TEMPLATES: tuple[Template, ...] = (DirectConv2d(), PackedGemm(), DirectBatchMatmul(), DirectWindow2d())
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A scheduled function, who did it (``template{knobs}`` or ``default``), and for what workload."""
+
+    schedule: Any
+    label: str
+    workload: Workload | None = None
+
+
+def select(workload: Workload, target: Target) -> tuple[Template, Knobs] | None:
+    """The first template that accepts ``workload``, with the knobs that its estimate likes best."""
+    for template in TEMPLATES:
+        if template.accepts(workload, target):
+            return template, template.choose(workload, target)
+    return None
+
+
+def schedule(func: Any, target: Target) -> Scheduled:
+    """The schedule of a fused function."""
+    found = anchors.find(func)
+    if found is not None:
+        knobs = json.loads(found.knobs)
+        name = knobs.pop("template")
+        template = next(t for t in TEMPLATES if t.name == name)
+        workload = from_text(found.workload)
+        try:
+            settings = ",".join(f"{k}={v}" for k, v in knobs.items())
+            return Scheduled(
+                template.schedule(found, workload, knobs, target), f"{name}{{{settings}}}", workload
+            )
+        except UnknownExpression:
+            pass  # an epilogue that cannot be taken apart: the operator's definition still runs
+    return Scheduled(default.schedule(func, target), "default")

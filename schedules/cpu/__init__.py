@@ -1,0 +1,1 @@
+"""TensorIR schedules for CPUs, parametrised by vector width, registers and caches."""

@@ -1,0 +1,189 @@
+"""Direct convolution, NHWC, weights packed to (groups, co/width, kh, kw, ci, width).
+
+No im2col and no padded copy: the rows of the kernel that lie outside the image are cut off by the
+loop bounds, and the columns are resolved while the code is written, because a tile at the left or
+right border is written out apart from those inside. A 1x1 convolution of stride 1 is a GEMM and is
+lowered as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from tvm import te, tirx
+
+from dlcomp.schedules.anchor import Anchor
+from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, dynamic_loop, local, loop, seq, vload
+from dlcomp.schedules.cpu.tile import (
+    call_rows,
+    clear,
+    lanes_of,
+    multiply_accumulate,
+    split_evenly,
+    tile_cycles,
+    tile_shapes,
+    write_back,
+)
+from dlcomp.schedules.parallel import parallel_kind
+from dlcomp.schedules.template import Knobs, Template, annotations
+from dlcomp.schedules.workload import Conv2d, Workload
+from dlcomp.target import Target
+
+# Below this many input channels the whole reduction over them is written out: a loop of three
+# iterations costs as much as its body.
+_UNROLLED_CHANNELS = 4
+
+
+class DirectConv2d(Template):
+    """Knobs: ``rows`` (output pixels of a tile), ``width`` (output channels of a tile), ``weights_outer``."""
+
+    name: ClassVar[str] = "conv2d.direct"
+
+    def accepts(self, workload: Workload, target: Target) -> bool:
+        return isinstance(workload, Conv2d) and target.kind == "cpu"
+
+    def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
+        assert isinstance(workload, Conv2d)
+        return [
+            {"rows": rows, "width": width, "weights_outer": outer}
+            for rows, width in tile_shapes(target, workload.ow, workload.co)
+            for outer in (0, 1)
+        ]
+
+    def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
+        assert isinstance(workload, Conv2d)
+        wl, width = workload, knobs["width"]
+        blocks = wl.groups * -(-wl.co // width)
+        steps = wl.kh * wl.kw * wl.ci
+        a_row = sum(
+            tile_cycles(size, width, target) * steps + 3 * size * (width // 8)
+            for _, size in split_evenly(wl.ow, knobs["rows"])
+        )
+        cycles = wl.n * wl.oh * blocks * a_row
+        weights = wl.groups * steps * blocks * width * 4
+        image = wl.n * wl.h * wl.w * wl.ci * wl.groups * 4
+        lines = wl.kh * wl.w * wl.ci * wl.groups * 4
+        # Which operand streams from beyond L2 again and again: about 8 bytes a cycle.
+        if knobs["weights_outer"]:
+            traffic = image * blocks if image > target.l2_bytes // 2 else 0
+        else:
+            traffic = weights * wl.n * wl.oh if weights + lines > target.l2_bytes // 2 else 0
+        return cycles + traffic / 8
+
+    def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
+        """(groups*co, kh, kw, ci) to (groups, co/width, kh, kw, ci, width), zeros after the last channel."""
+        assert isinstance(workload, Conv2d)
+        wl, width = workload, knobs["width"]
+        blocks = -(-wl.co // width)
+        grouped = weight.reshape(wl.groups, wl.co, wl.kh, wl.kw, wl.ci)
+        padded = np.zeros((wl.groups, blocks * width, wl.kh, wl.kw, wl.ci), weight.dtype)
+        padded[:, : wl.co] = grouped
+        split = padded.reshape(wl.groups, blocks, width, wl.kh, wl.kw, wl.ci)
+        return np.ascontiguousarray(split.transpose(0, 1, 3, 4, 5, 2))
+
+    def compute(self, workload: Workload, knobs: Knobs, *operands: Any) -> Any:
+        assert isinstance(workload, Conv2d)
+        wl, width = workload, knobs["width"]
+        data, packed = operands
+        ky, kx, ci = (
+            te.reduce_axis((0, e), n) for e, n in ((wl.kh, "ky"), (wl.kw, "kx"), (wl.ci, "ci"))
+        )
+
+        def at(n: Expr, y: Expr, x: Expr, c: Expr) -> Expr:
+            iy, ix = y * wl.sh + ky * wl.dh - wl.top, x * wl.sw + kx * wl.dw - wl.left
+            g, o = (c // wl.co, c % wl.co) if wl.groups > 1 else (0, c)
+            inside = te.all(iy >= 0, iy < wl.h, ix >= 0, ix < wl.w)
+            pixel = tirx.if_then_else(inside, data[n, iy, ix, g * wl.ci + ci], tirx.const(0, data.dtype))
+            return te.sum(pixel * packed[g, o // width, ky, kx, ci, o % width], axis=[ky, kx, ci])
+
+        shape = (wl.n, wl.oh, wl.ow, wl.co * wl.groups)
+        return te.compute(shape, at, name="conv2d", attrs=annotations(self, workload, knobs))
+
+    def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
+        assert isinstance(workload, Conv2d)
+        wl, width = workload, knobs["width"]
+        blocks = -(-wl.co // width)
+        lines = wl.n * wl.oh
+
+        def task(index: Expr) -> Stmt:
+            if knobs["weights_outer"]:
+                return _line(anchor, wl, knobs, lanes_of(target), index // lines, index % lines)
+            return _line(anchor, wl, knobs, lanes_of(target), index % (wl.groups * blocks), index // (wl.groups * blocks))
+
+        tasks = wl.groups * blocks * lines
+        kind = parallel_kind(wl.flops, target)
+        return anchor.schedule_of(loop("task", tasks, task, kind))
+
+
+def _line(anchor: Anchor, wl: Conv2d, knobs: Knobs, lanes: int, block: Expr, line: Expr) -> Stmt:
+    """One row of output pixels, one block of output channels."""
+    width = knobs["width"]
+    blocks = -(-wl.co // width)
+    tail = wl.co - (blocks - 1) * width
+    data, packed = anchor.inputs
+    n, oy = line // wl.oh, line % wl.oh
+    group, column = block // blocks, block % blocks
+
+    def inside(start: int, size: int) -> bool:
+        return start * wl.sw >= wl.left and (start + size - 1) * wl.sw + (wl.kw - 1) * wl.dw - wl.left < wl.w
+
+    def tile(start: Expr, size: int, fixed: int | None) -> Stmt:
+        acc = local("acc", size * width)
+
+        def taps(ky: Expr) -> Stmt:
+            statements = []
+            for kx in range(wl.kw):
+                rows = [
+                    r
+                    for r in range(size)
+                    if fixed is None or 0 <= (fixed + r) * wl.sw + kx * wl.dw - wl.left < wl.w
+                ]
+                if rows:
+                    statements.append(_channels(ky, kx, rows))
+            return seq(statements) if statements else tirx.Evaluate(const(0))
+
+        def _channels(ky: Expr, kx: int, rows: list[int]) -> Stmt:
+            def step(ci: Expr) -> Stmt:
+                def weight(offset: int, size: int) -> Expr:
+                    return vload(packed, [group, column, ky, const(kx), ci, const(offset)], size)
+
+                def pixel(r: int) -> Expr:
+                    iy = oy * wl.sh + ky * wl.dh - wl.top
+                    ix = (start + r) * wl.sw + (kx * wl.dw - wl.left)
+                    return tirx.BufferLoad(data, [n, iy, ix, group * wl.ci + ci])
+
+                return multiply_accumulate(acc, rows, width, lanes, weight, pixel)
+
+            if wl.ci <= _UNROLLED_CHANNELS:
+                return seq([step(const(c)) for c in range(wl.ci)])
+            return loop("ci", wl.ci, step)
+
+        def store(channels: int) -> Stmt:
+            first = group * wl.co + column * width
+            return seq(
+                [
+                    write_back(anchor, acc, r, width, channels, lanes, [n, oy, start + r], first)
+                    for r in range(size)
+                ]
+            )
+
+        stores = store(width) if blocks > 1 or tail == width else store(tail)
+        if blocks > 1 and tail != width:
+            stores = tirx.IfThenElse(column == blocks - 1, store(tail), stores)
+        zero = clear(acc, size, width, lanes, tirx.const(0, "float32"))
+        return seq([alloc(acc), zero, _kernel_rows(wl, oy, taps), stores])
+
+    return call_rows(split_evenly(wl.ow, knobs["rows"]), lambda s, z: not inside(s, z), tile)
+
+
+def _kernel_rows(wl: Conv2d, oy: Expr, body: Any) -> Stmt:
+    """The kernel rows that lie inside the image for output row ``oy``."""
+    bottom = (wl.oh - 1) * wl.sh + (wl.kh - 1) * wl.dh - wl.top
+    if wl.top <= 0 and bottom < wl.h:
+        return loop("ky", wl.kh, body)
+    above = wl.top - oy * wl.sh
+    first = tirx.max(const(0), (above + (wl.dh - 1)) // wl.dh)
+    last = tirx.min(const(wl.kh), (wl.h + above + (wl.dh - 1)) // wl.dh)
+    return dynamic_loop("ky", first, tirx.max(const(0), last - first), body)

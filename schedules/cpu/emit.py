@@ -1,0 +1,77 @@
+"""Small constructors for the TensorIR that the CPU templates are written in.
+
+A register tile needs loops that are unrolled in a fixed pattern, accumulators with constant
+indices, and borders resolved while the code is written; building those statements directly
+keeps every tile exact, and the outer loops are left to the schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import tirx
+
+Expr = Any
+Stmt = Any
+
+
+def const(value: int) -> Expr:
+    """An index constant (int64, as Relax shapes are)."""
+    return tirx.IntImm("int64", value)
+
+
+def loop(name: str, extent: int, body: Callable[[Expr], Stmt], kind: str = "serial") -> Stmt:
+    """``for name in range(extent)``; a single iteration becomes no loop at all."""
+    if extent == 1 and kind != "parallel":
+        return body(const(0))
+    kinds = {
+        "serial": tirx.ForKind.SERIAL,
+        "parallel": tirx.ForKind.PARALLEL,
+        "vectorized": tirx.ForKind.VECTORIZED,
+        "unroll": tirx.ForKind.UNROLLED,
+    }
+    var = tirx.Var(name, "int64")
+    return tirx.For(var, const(0), const(extent), kinds[kind], body(var))
+
+
+def dynamic_loop(name: str, start: Expr, extent: Expr, body: Callable[[Expr], Stmt]) -> Stmt:
+    """``for name in range(start, start + extent)`` with bounds known only at run time."""
+    var = tirx.Var(name, "int64")
+    return tirx.For(var, start, extent, tirx.ForKind.SERIAL, body(var))
+
+
+def seq(statements: Sequence[Stmt]) -> Stmt:
+    """One statement out of several."""
+    return statements[0] if len(statements) == 1 else tirx.SeqStmt(list(statements))
+
+
+def local(name: str, size: int, dtype: str = "float32") -> Expr:
+    """A buffer that lives in registers; it must be declared with :func:`alloc`."""
+    return tirx.decl_buffer((size,), dtype, name=name, scope="local")
+
+
+def alloc(buffer: Expr) -> Stmt:
+    """The declaration of a local or scratch buffer."""
+    return tirx.AllocBuffer(buffer)
+
+
+def vload(buffer: Expr, indices: Sequence[Expr], lanes: int) -> Expr:
+    """``lanes`` consecutive elements along the last dimension."""
+    if lanes == 1:
+        return tirx.BufferLoad(buffer, list(indices))
+    *outer, last = indices
+    return tirx.BufferLoad(buffer, [*outer, tirx.Ramp(last, const(1), lanes)])
+
+
+def vstore(buffer: Expr, value: Expr, indices: Sequence[Expr], lanes: int) -> Stmt:
+    """Stores ``lanes`` consecutive elements along the last dimension."""
+    if lanes == 1:
+        return tirx.BufferStore(buffer, value, list(indices))
+    *outer, last = indices
+    return tirx.BufferStore(buffer, value, [*outer, tirx.Ramp(last, const(1), lanes)])
+
+
+def splat(value: Expr, lanes: int) -> Expr:
+    """A scalar in every lane."""
+    return value if lanes == 1 else tirx.Broadcast(value, lanes)

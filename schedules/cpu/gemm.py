@@ -1,0 +1,250 @@
+"""Matrix products: by constant weights packed at compile time, and of two run-time operands.
+
+The last tile of rows is moved up so that it is a full one: a few rows are computed twice (two
+cores may store the same value in the same place), and no tile needs a case of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from tvm import te, tirx
+
+from dlcomp.schedules.anchor import Anchor
+from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, local, loop, seq, vload
+from dlcomp.schedules.cpu.tile import (
+    clear,
+    lanes_of,
+    multiply_accumulate,
+    tile_cycles,
+    tile_shapes,
+    write_back,
+)
+from dlcomp.schedules.parallel import parallel_kind
+from dlcomp.schedules.template import Knobs, Template, annotations
+from dlcomp.schedules.workload import BatchMatmul, Gemm, Workload
+from dlcomp.target import Target
+
+
+class PackedGemm(Template):
+    """(..., k) by a constant (k, n) packed to (n/width, k, width).
+
+    Knobs: ``rows`` and ``width`` of the register tile; ``chunk``, the row tiles that pass over all
+    weights before the next ones do.
+    """
+
+    name: ClassVar[str] = "gemm.packed"
+
+    def accepts(self, workload: Workload, target: Target) -> bool:
+        return isinstance(workload, Gemm) and target.kind == "cpu"
+
+    def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
+        assert isinstance(workload, Gemm)
+        settings = []
+        for rows, width in tile_shapes(target, workload.m, workload.n):
+            tiles = -(-workload.m // rows)
+            bytes_per_tile = rows * workload.k * 4
+            in_l2 = max(1, target.l2_bytes // 2 // bytes_per_tile)
+            settings += [
+                {"rows": rows, "width": width, "chunk": chunk} for chunk in sorted({1, min(tiles, in_l2), tiles})
+            ]
+        return settings
+
+    def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
+        assert isinstance(workload, Gemm)
+        rows, width = knobs["rows"], knobs["width"]
+        blocks, tiles = -(-workload.n // width), -(-workload.m // rows)
+        cycles = blocks * tiles * (tile_cycles(rows, width, target) * workload.k + 3 * rows * (width // 8))
+        weights = blocks * width * workload.k * 4
+        chunks = -(-tiles // knobs["chunk"])
+        panel = knobs["chunk"] * rows * workload.k * 4
+        traffic = weights * chunks + (panel * blocks * chunks if panel > target.l2_bytes // 2 else 0)
+        return cycles + traffic / 8
+
+    def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
+        """(k, n) to (n/width, k, width), zeros after the last column."""
+        assert isinstance(workload, Gemm)
+        width = knobs["width"]
+        blocks = -(-workload.n // width)
+        padded = np.zeros((workload.k, blocks * width), weight.dtype)
+        padded[:, : workload.n] = weight
+        return np.ascontiguousarray(padded.reshape(workload.k, blocks, width).transpose(1, 0, 2))
+
+    def compute(self, workload: Workload, knobs: Knobs, *operands: Any) -> Any:
+        assert isinstance(workload, Gemm)
+        data, packed = operands
+        width = knobs["width"]
+        k = te.reduce_axis((0, workload.k), "k")
+
+        def at(*indices: Expr) -> Expr:
+            *lead, n = indices
+            return te.sum(data[(*lead, k)] * packed[n // width, k, n % width], axis=[k])
+
+        shape = (*data.shape[:-1], workload.n)
+        return te.compute(shape, at, name="gemm", attrs=annotations(self, workload, knobs))
+
+    def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
+        assert isinstance(workload, Gemm)
+        rows, width, lanes = knobs["rows"], knobs["width"], lanes_of(target)
+        zero = tirx.const(0, "float32")
+        data, packed = anchor.inputs
+        blocks, tiles = -(-workload.n // width), -(-workload.m // rows)
+        tail = workload.n - (blocks - 1) * width
+        chunks = -(-tiles // knobs["chunk"])
+        per_chunk = -(-tiles // chunks)
+        lead_shape = [int(d) for d in anchor.output.shape[:-1]]
+
+        def task(index: Expr) -> Stmt:
+            block = index // per_chunk % blocks
+            row_tile = index // (per_chunk * blocks) * per_chunk + index % per_chunk
+            first = tirx.min(row_tile * rows, const(workload.m - rows))
+            acc = local("acc", rows * width)
+
+            def step(k: Expr) -> Stmt:
+                return multiply_accumulate(
+                    acc,
+                    range(rows),
+                    width,
+                    lanes,
+                    lambda offset, size: vload(packed, [block, k, const(offset)], size),
+                    lambda r: tirx.BufferLoad(data, [*_unflatten(first + r, lead_shape), k]),
+                )
+
+            def store(columns: int) -> Stmt:
+                return seq(
+                    [
+                        write_back(
+                            anchor,
+                            acc,
+                            r,
+                            width,
+                            columns,
+                            lanes,
+                            _unflatten(first + r, lead_shape),
+                            block * width,
+                        )
+                        for r in range(rows)
+                    ]
+                )
+
+            stores = store(tail) if blocks == 1 else store(width)
+            if blocks > 1 and tail != width:
+                stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
+            return seq([alloc(acc), clear(acc, rows, width, lanes, zero), loop("k", workload.k, step), stores])
+
+        kind = parallel_kind(workload.flops, target)
+        return anchor.schedule_of(loop("task", chunks * blocks * per_chunk, task, kind))
+
+
+class DirectBatchMatmul(Template):
+    """(batch..., m, k) by (batch..., k, n), the right operand read in place.
+
+    Knobs: ``rows`` and ``width`` of the register tile. The columns after the last full tile get
+    a narrower one.
+    """
+
+    name: ClassVar[str] = "matmul.direct"
+
+    def accepts(self, workload: Workload, target: Target) -> bool:
+        return isinstance(workload, BatchMatmul) and target.kind == "cpu"
+
+    def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
+        assert isinstance(workload, BatchMatmul)
+        lanes = lanes_of(target)
+        shapes = tile_shapes(target, workload.m, workload.n)
+        fitting = [(r, w) for r, w in shapes if w <= max(lanes, workload.n)]
+        return [{"rows": rows, "width": min(width, workload.n)} for rows, width in fitting]
+
+    def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
+        assert isinstance(workload, BatchMatmul)
+        rows, width = knobs["rows"], knobs["width"]
+        blocks, tail = divmod(workload.n, width)
+        per_step = blocks * tile_cycles(rows, width, target) + (tile_cycles(rows, tail, target) if tail else 0)
+        return workload.batch * -(-workload.m // rows) * per_step * workload.k
+
+    def compute(self, workload: Workload, knobs: Knobs, *operands: Any) -> Any:
+        assert isinstance(workload, BatchMatmul)
+        left, right = operands
+        k = te.reduce_axis((0, workload.k), "k")
+        batch_shape = _broadcast([int(d) for d in left.shape[:-2]], [int(d) for d in right.shape[:-2]])
+
+        def at(*indices: Expr) -> Expr:
+            *batch, m, n = indices
+            a = left[(*_aligned(batch, left.shape[:-2]), m, k)]
+            b = right[(*_aligned(batch, right.shape[:-2]), k, n)]
+            return te.sum(a * b, axis=[k])
+
+        shape = (*batch_shape, workload.m, workload.n)
+        return te.compute(shape, at, name="matmul", attrs=annotations(self, workload, knobs))
+
+    def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
+        assert isinstance(workload, BatchMatmul)
+        rows, width, lanes = knobs["rows"], knobs["width"], lanes_of(target)
+        zero = tirx.const(0, "float32")
+        left, right = anchor.inputs
+        blocks, tail = divmod(workload.n, width)
+        tiles = -(-workload.m // rows)
+        batch_shape = [int(d) for d in anchor.output.shape[:-2]]
+
+        def task(index: Expr) -> Stmt:
+            batch = _unflatten(index // tiles, batch_shape)
+            first = tirx.min(index % tiles * rows, const(workload.m - rows))
+            a_batch, b_batch = _aligned(batch, left.shape[:-2]), _aligned(batch, right.shape[:-2])
+
+            def tile(column: Expr, columns: int) -> Stmt:
+                acc = local("acc", rows * columns)
+
+                def step(k: Expr) -> Stmt:
+                    return multiply_accumulate(
+                        acc,
+                        range(rows),
+                        columns,
+                        lanes,
+                        lambda offset, size: vload(right, [*b_batch, k, column + offset], size),
+                        lambda r: tirx.BufferLoad(left, [*a_batch, first + r, k]),
+                    )
+
+                stores = [
+                    write_back(anchor, acc, r, columns, columns, lanes, [*batch, first + r], column)
+                    for r in range(rows)
+                ]
+                return seq([alloc(acc), clear(acc, rows, columns, lanes, zero), loop("k", workload.k, step), *stores])
+
+            statements = [loop("block", blocks, lambda b: tile(b * width, width))] if blocks else []
+            if tail:
+                statements.append(tile(const(blocks * width), tail))
+            return seq(statements)
+
+        kind = parallel_kind(workload.flops, target)
+        return anchor.schedule_of(loop("task", workload.batch * tiles, task, kind))
+
+
+def _unflatten(index: Expr, shape: Sequence[int]) -> list[Expr]:
+    """The multi-index of a flat ``index`` into ``shape``; dimensions of one are zero."""
+    result: list[Expr] = []
+    varying = [d for d in shape if d != 1]
+    if not varying:
+        return [const(0)] * len(shape)
+    stride = int(np.prod(varying))
+    seen = 0
+    for extent in shape:
+        if extent == 1:
+            result.append(const(0))
+            continue
+        stride //= extent
+        seen += 1
+        quotient = index if stride == 1 else index // stride
+        result.append(quotient if seen == 1 else quotient % extent)
+    return result
+
+
+def _broadcast(left: Sequence[int], right: Sequence[int]) -> list[int]:
+    return list(np.broadcast_shapes(tuple(left), tuple(right)))
+
+
+def _aligned(batch: Sequence[Expr], shape: Sequence[Any]) -> list[Expr]:
+    """The batch indices of an operand whose batch dimensions broadcast to ``batch``."""
+    own = batch[len(batch) - len(shape) :]
+    return [const(0) if int(d) == 1 else i for i, d in zip(own, shape, strict=True)]

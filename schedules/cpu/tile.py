@@ -1,0 +1,163 @@
+"""The register tile: ``rows`` x ``width`` accumulators kept in vector registers over a reduction.
+
+One row is one output pixel (or matrix row), the width is output channels (or matrix columns).
+A step of the reduction loads ``width`` weights once and multiplies them by one broadcast scalar a
+row, so a tile of r rows and v vectors does r*v multiply-adds for r + v loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from tvm import tirx
+
+from dlcomp.schedules.anchor import Anchor
+from dlcomp.schedules.cpu.emit import Expr, Stmt, const, loop, seq, splat, vload, vstore
+from dlcomp.target import Target
+
+
+def pieces(width: int, lanes: int) -> list[tuple[int, int]]:
+    """``width`` elements as vectors of ``lanes`` and then smaller powers of two: (offset, size).
+
+    LLVM scalarizes vectors whose length is not a power of two.
+    """
+    result = []
+    offset = 0
+    while offset < width:
+        size = min(lanes, 1 << ((width - offset).bit_length() - 1))
+        result.append((offset, size))
+        offset += size
+    return result
+
+
+def clear(acc: Expr, rows: int, width: int, lanes: int, value: Expr) -> Stmt:
+    """Sets all accumulators to ``value``."""
+    return seq(
+        [
+            vstore(acc, splat(value, size), [const(row * width + offset)], size)
+            for row in range(rows)
+            for offset, size in pieces(width, lanes)
+        ]
+    )
+
+
+def multiply_accumulate(
+    acc: Expr,
+    rows: Iterable[int],
+    width: int,
+    lanes: int,
+    weight: Callable[[int, int], Expr],
+    scalar: Callable[[int], Expr],
+) -> Stmt:
+    """``acc[row, :] += scalar(row) * weight`` for every row.
+
+    ``weight(offset, size)`` is the vector of ``size`` weights from column ``offset`` of the tile.
+    """
+    statements = []
+    held = []
+    for offset, size in pieces(width, lanes):
+        var = tirx.Var("w", f"float32x{size}" if size > 1 else "float32")
+        statements.append(tirx.Bind(var, weight(offset, size)))
+        held.append((offset, size, var))
+    for row in rows:
+        one = tirx.Var("a", "float32")
+        statements.append(tirx.Bind(one, scalar(row)))
+        for offset, size, var in held:
+            at = [const(row * width + offset)]
+            statements.append(vstore(acc, vload(acc, at, size) + splat(one, size) * var, at, size))
+    return seq(statements)
+
+
+def write_back(
+    anchor: Anchor,
+    acc: Expr,
+    row: int,
+    stride: int,
+    width: int,
+    lanes: int,
+    lead: Sequence[Expr],
+    column: Expr,
+) -> Stmt:
+    """Stores ``width`` values of one row through the epilogue, at ``(*lead, column + lane)``.
+
+    ``stride`` is the distance of two rows in ``acc``.
+    """
+
+    def store(offset: int, size: int) -> Stmt:
+        def lane(v: Expr) -> Stmt:
+            indices = [*lead, column + offset + v]
+            value = tirx.BufferLoad(acc, [const(row * stride + offset) + v])
+            return tirx.BufferStore(anchor.output, anchor.epilogue(indices, value, tirx.BufferLoad), indices)
+
+        return loop("v", size, lane, "vectorized")
+
+    return seq([store(offset, size) for offset, size in pieces(width, lanes)])
+
+
+def split_evenly(extent: int, most: int) -> list[tuple[int, int]]:
+    """``extent`` cut into the fewest pieces of at most ``most``, as equal as possible: (start, size).
+
+    Larger pieces come first, so that the equal ones are consecutive and can share one loop.
+    """
+    pieces = -(-extent // most)
+    small, extra = divmod(extent, pieces)
+    sizes = [small + 1] * extra + [small] * (pieces - extra)
+    starts = [sum(sizes[:i]) for i in range(pieces)]
+    return list(zip(starts, sizes, strict=True))
+
+
+def lanes_of(target: Target) -> int:
+    """float32 elements in a vector register."""
+    return max(1, target.vector_bits // 32)
+
+
+def tile_shapes(target: Target, rows: int, columns: int) -> list[tuple[int, int]]:
+    """(rows, width) of register tiles that fit: accumulators, one row of weights, one broadcast.
+
+    Two registers are kept free: without them LLVM spills on 16-register machines.
+    """
+    lanes = lanes_of(target)
+    shapes = []
+    for vectors in (1, 2, 3, 4, 6, 8):
+        if (vectors - 1) * lanes >= columns and vectors > 1:
+            break
+        most = (target.vector_registers - 3 - vectors) // vectors
+        for tall in range(1, min(most, rows) + 1):
+            if tall >= min(most, rows) // 2:
+                shapes.append((tall, vectors * lanes))
+    return shapes
+
+
+def tile_cycles(rows: int, width: int, target: Target) -> float:
+    """Cycles of one reduction step of a tile: the slowest of multiply-adds, loads and their latency."""
+    vectors = -(-width // lanes_of(target))
+    fused = rows * vectors / 2
+    loads = (rows + vectors) / 2
+    latency = 4.0
+    return max(fused, loads, latency)
+
+
+def call_rows(
+    pieces: list[tuple[int, int]], special: Callable[[int, int], bool], tile: Callable[[Any, int, Any], Stmt]
+) -> Stmt:
+    """``tile(start, size, fixed)`` for all pieces: runs of equal, not special pieces become a loop.
+
+    ``fixed`` is the start as a number where it is known while writing the code, else None.
+    """
+    statements: list[Stmt] = []
+    index = 0
+    while index < len(pieces):
+        start, size = pieces[index]
+        if special(start, size):
+            statements.append(tile(const(start), size, start))
+            index += 1
+            continue
+        last = index
+        while last + 1 < len(pieces) and pieces[last + 1][1] == size and not special(*pieces[last + 1]):
+            last += 1
+        statements.append(
+            loop("t", last - index + 1, lambda t, start=start, size=size: tile(t * size + start, size, None))
+        )
+        index = last + 1
+    return seq(statements)

@@ -1,0 +1,201 @@
+"""Depthwise convolution, max and average pooling, NHWC: a window over every channel alone.
+
+Vectors run along the channels, a tile is a run of output pixels; borders are resolved as in
+:mod:`dlcomp.schedules.cpu.conv2d`. Weights of a depthwise convolution are (kh, kw, c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from tvm import te, tirx
+
+from dlcomp.schedules.anchor import Anchor
+from dlcomp.schedules.cpu.emit import (
+    Expr,
+    Stmt,
+    alloc,
+    const,
+    dynamic_loop,
+    local,
+    loop,
+    seq,
+    splat,
+    vload,
+    vstore,
+)
+from dlcomp.schedules.cpu.tile import call_rows, clear, lanes_of, pieces, split_evenly, write_back
+from dlcomp.schedules.parallel import parallel_kind
+from dlcomp.schedules.template import Knobs, Template, annotations
+from dlcomp.schedules.workload import Window2d, Workload
+from dlcomp.target import Target
+
+
+class DirectWindow2d(Template):
+    """Knobs: ``rows`` (output pixels) and ``width`` (channels) of a tile."""
+
+    name: ClassVar[str] = "window2d.direct"
+
+    def accepts(self, workload: Workload, target: Target) -> bool:
+        return isinstance(workload, Window2d) and target.kind == "cpu"
+
+    def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
+        assert isinstance(workload, Window2d)
+        lanes = lanes_of(target)
+        most = max(1, target.vector_registers - 4)
+        widths = sorted({min(lanes * v, workload.c) for v in (1, 2, 4)})
+        return [
+            {"rows": min(rows, workload.ow), "width": width}
+            for width in widths
+            for rows in (1, 2, 4, 7, 8, 14)
+            if rows * -(-width // lanes) <= most
+        ]
+
+    def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
+        assert isinstance(workload, Window2d)
+        wl, width = workload, knobs["width"]
+        lanes = lanes_of(target)
+        full, tail = divmod(wl.c, width)
+        taps = wl.kh * wl.kw
+
+        def tile(rows: int, channels: int) -> float:
+            vectors = channels // lanes + (channels % lanes).bit_count()
+            return max(rows * vectors, (rows + 1) * vectors * 0.7, 4) * taps + 12 + 2 * rows * vectors
+
+        row = sum(
+            full * tile(size, width) + (tile(size, tail) if tail else 0)
+            for _, size in split_evenly(wl.ow, knobs["rows"])
+        )
+        return wl.n * wl.oh * row
+
+    def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
+        """(c, kh, kw, 1) to (kh, kw, c)."""
+        return np.ascontiguousarray(weight[..., 0].transpose(1, 2, 0))
+
+    def compute(self, workload: Workload, knobs: Knobs, *operands: Any) -> Any:
+        assert isinstance(workload, Window2d)
+        wl, data = workload, operands[0]
+        ky, kx = te.reduce_axis((0, wl.kh), "ky"), te.reduce_axis((0, wl.kw), "kx")
+        lowest = tirx.min_value(data.dtype) if wl.kind == "max" else tirx.const(0, data.dtype)
+
+        def at(n: Expr, y: Expr, x: Expr, c: Expr) -> Expr:
+            iy, ix = y * wl.sh + ky * wl.dh - wl.top, x * wl.sw + kx * wl.dw - wl.left
+            inside = te.all(iy >= 0, iy < wl.h, ix >= 0, ix < wl.w)
+            pixel = tirx.if_then_else(inside, data[n, iy, ix, c], lowest)
+            if wl.kind == "depthwise":
+                return te.sum(pixel * operands[1][ky, kx, c], axis=[ky, kx])
+            if wl.kind == "max":
+                return te.max(pixel, axis=[ky, kx])
+            return te.sum(pixel, axis=[ky, kx])
+
+        shape = (wl.n, wl.oh, wl.ow, wl.c)
+        return te.compute(shape, at, name=wl.kind, attrs=annotations(self, workload, knobs))
+
+    def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
+        assert isinstance(workload, Window2d)
+        wl, width = workload, knobs["width"]
+        full, tail = divmod(wl.c, width)
+
+        def task(line: Expr) -> Stmt:
+            statements = []
+            if full:
+                statements.append(loop("block", full, lambda b: _line(anchor, wl, knobs, lanes_of(target), line, b * width, width)))
+            if tail:
+                statements.append(_line(anchor, wl, knobs, lanes_of(target), line, const(full * width), tail))
+            return seq(statements)
+
+        kind = parallel_kind(4 * wl.flops, target)
+        return anchor.schedule_of(loop("line", wl.n * wl.oh, task, kind))
+
+
+def _line(
+    anchor: Anchor, wl: Window2d, knobs: Knobs, most: int, line: Expr, channel: Expr, width: int
+) -> Stmt:
+    """One row of output pixels of ``width`` channels from ``channel``."""
+    data = anchor.inputs[0]
+    n, oy = line // wl.oh, line % wl.oh
+    parts = pieces(width, most)
+
+    def inside(start: int, size: int) -> bool:
+        return start * wl.sw >= wl.left and (start + size - 1) * wl.sw + (wl.kw - 1) * wl.dw - wl.left < wl.w
+
+    def reads(kx: int, ox: int) -> bool:
+        return 0 <= ox * wl.sw + kx * wl.dw - wl.left < wl.w
+
+    def tile(start: Expr, size: int, fixed: int | None) -> Stmt:
+        acc = local("acc", size * width)
+        first, last = _kernel_rows(wl, oy)
+
+        def taps(ky: Expr) -> Stmt:
+            statements: list[Stmt] = []
+            for kx in range(wl.kw):
+                rows = [r for r in range(size) if fixed is None or reads(kx, fixed + r)]
+                if not rows:
+                    continue
+                for offset, lanes in parts:
+                    weight = None
+                    if wl.kind == "depthwise":
+                        weight = tirx.Var("w", f"float32x{lanes}" if lanes > 1 else "float32")
+                        taken = vload(anchor.inputs[1], [ky, const(kx), channel + offset], lanes)
+                        statements.append(tirx.Bind(weight, taken))
+                    for r in rows:
+                        iy = oy * wl.sh + ky * wl.dh - wl.top
+                        ix = (start + r) * wl.sw + (kx * wl.dw - wl.left)
+                        pixel = vload(data, [n, iy, ix, channel + offset], lanes)
+                        at = [const(r * width + offset)]
+                        new = _combine(wl.kind, vload(acc, at, lanes), pixel, weight)
+                        statements.append(vstore(acc, new, at, lanes))
+            return seq(statements) if statements else tirx.Evaluate(const(0))
+
+        begin = -tirx.infinity("float32") if wl.kind == "max" else tirx.const(0, "float32")
+        fill = clear(acc, size, width, most, begin)
+        scale = []
+        if wl.kind.startswith("avg"):
+            for r in range(size):
+                count = _covered(wl, oy, None if fixed is None else fixed + r)
+                scale += [_divide(acc, r * width + offset, lanes, count) for offset, lanes in parts]
+        stores = [
+            write_back(anchor, acc, r, width, width, most, [n, oy, start + r], channel) for r in range(size)
+        ]
+        body = dynamic_loop("ky", first, tirx.max(const(0), last - first), taps)
+        return seq([alloc(acc), fill, body, *scale, *stores])
+
+    return call_rows(split_evenly(wl.ow, knobs["rows"]), lambda s, z: not inside(s, z), tile)
+
+
+def _combine(kind: str, acc: Expr, pixel: Expr, weight: Expr | None) -> Expr:
+    if kind == "depthwise":
+        return acc + pixel * weight
+    if kind == "max":
+        # A NaN pixel is taken (it differs from itself) and stays (nothing is greater).
+        return tirx.Select(tirx.Or(pixel > acc, pixel != pixel), pixel, acc)
+    return acc + pixel
+
+
+def _divide(acc: Expr, offset: int, lanes: int, count: Expr) -> Stmt:
+    at = [const(offset)]
+    return vstore(acc, vload(acc, at, lanes) / splat(tirx.Cast("float32", count), lanes), at, lanes)
+
+
+def _covered(wl: Window2d, oy: Expr, ox: int | None) -> Expr:
+    """The elements that an average divides by; ``ox`` is None where all columns are inside the image."""
+    if wl.kind == "avg":
+        first, last = _kernel_rows(wl, oy)
+        least, most = 0, wl.w
+    else:
+        first = const(0)
+        last = tirx.min(const(wl.kh), (wl.h + wl.bottom + wl.top - oy * wl.sh + wl.dh - 1) // wl.dh)
+        least, most = -wl.left, wl.w + wl.right
+    columns = wl.kw
+    if ox is not None:
+        columns = sum(least <= ox * wl.sw + kx * wl.dw - wl.left < most for kx in range(wl.kw))
+    return tirx.max(const(1), (last - first) * columns)
+
+
+def _kernel_rows(wl: Window2d, oy: Expr) -> tuple[Expr, Expr]:
+    """The first kernel row inside the image for output row ``oy``, and the one after the last."""
+    above = wl.top - oy * wl.sh
+    first = tirx.max(const(0), (above + (wl.dh - 1)) // wl.dh)
+    return first, tirx.min(const(wl.kh), (wl.h + above + (wl.dh - 1)) // wl.dh)

@@ -1,0 +1,120 @@
+"""What a template is asked to compute: one operator instance, hashable, and written into the IR.
+
+A workload travels on the block of its operator as an annotation, through fusion, to the template
+that claims it; the tuner's database is keyed by the same text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+ANNOTATION = "dlcomp.workload"
+KNOBS = "dlcomp.knobs"
+
+
+@dataclass(frozen=True)
+class Conv2d:
+    """Convolution of (n, h, w, groups*ci) by (groups*co, kh, kw, ci) into (n, oh, ow, groups*co).
+
+    ``top`` and ``left`` are the zeros before the image; those after it follow from ``oh`` and ``ow``.
+    """
+
+    n: int
+    h: int
+    w: int
+    ci: int
+    oh: int
+    ow: int
+    co: int
+    kh: int
+    kw: int
+    sh: int
+    sw: int
+    dh: int
+    dw: int
+    top: int
+    left: int
+    groups: int
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.n * self.oh * self.ow * self.co * self.groups * self.kh * self.kw * self.ci
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """(m, k) by a constant (k, n), packed at compile time, into (m, n)."""
+
+    m: int
+    n: int
+    k: int
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.m * self.n * self.k
+
+
+@dataclass(frozen=True)
+class BatchMatmul:
+    """``batch`` products of (m, k) by (k, n), both operands computed at run time."""
+
+    batch: int
+    m: int
+    n: int
+    k: int
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.batch * self.m * self.n * self.k
+
+
+@dataclass(frozen=True)
+class Window2d:
+    """A reduction over a window of every channel alone: depthwise convolution, max and average pooling.
+
+    ``kind`` is ``depthwise``, ``max`` or ``avg``; ``avg`` divides by the elements inside the image,
+    ``avg_full`` by the elements of the padded image that the window covers: ``right`` and ``bottom``
+    bound it.
+    """
+
+    kind: str
+    n: int
+    h: int
+    w: int
+    c: int
+    oh: int
+    ow: int
+    kh: int
+    kw: int
+    sh: int
+    sw: int
+    dh: int
+    dw: int
+    top: int
+    left: int
+    bottom: int = 0
+    right: int = 0
+
+    @property
+    def flops(self) -> int:
+        per_element = 2 if self.kind == "depthwise" else 1
+        return per_element * self.n * self.oh * self.ow * self.c * self.kh * self.kw
+
+
+Workload = Conv2d | Gemm | BatchMatmul | Window2d
+_KINDS: Mapping[str, type[Any]] = {t.__name__: t for t in (Conv2d, Gemm, BatchMatmul, Window2d)}
+
+
+def to_text(workload: Workload) -> str:
+    """The workload as one line of JSON."""
+    return json.dumps({"op": type(workload).__name__, **asdict(workload)})
+
+
+def from_text(text: str) -> Workload:
+    """The inverse of :func:`to_text`."""
+    fields = json.loads(text)
+    workload: Workload = _KINDS[fields.pop("op")](**fields)
+    return workload
