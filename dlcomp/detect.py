@@ -178,19 +178,32 @@ def _siblings(number: int) -> str:
         return str(number)
 
 
-def _quota() -> int | None:
-    for period_file, quota_file in (
-        ("/sys/fs/cgroup/cpu.max", None),
-        ("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
-    ):
-        try:
-            text = Path(period_file).read_text()
-            quota, period = (Path(quota_file).read_text(), text) if quota_file else text.split()
-            if quota.strip() not in ("max", "-1"):
-                return max(1, int(quota) // int(period))
-        except (OSError, ValueError):
-            continue
-    return None
+def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Whole processors that the tightest cgroup above this process grants; None without a limit."""
+    found: list[int] = []
+    try:
+        # "0::/a/b" is cgroup 2, "4:cpu,cpuacct:/a/b" the first version's processor controller.
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+        paths = [line[2].strip("/") for line in lines if line[1] == "" or "cpu" in line[1].split(",")]
+    except (OSError, IndexError):
+        paths = []
+    for path in {"", *paths}:
+        for folder in (Path(path), *Path(path).parents):
+            found += _granted(root / folder / "cpu.max") + _granted(
+                root / "cpu" / folder / "cpu.cfs_quota_us"
+            )
+    return min(found) if found else None
+
+
+def _granted(file: Path) -> list[int]:
+    try:
+        words = file.read_text().split()
+        if file.name == "cpu.cfs_quota_us":
+            words += file.with_name("cpu.cfs_period_us").read_text().split()
+        quota, period = int(words[0]), int(words[1])
+    except (OSError, ValueError, IndexError):  # no such file, or "max"
+        return []
+    return [max(1, quota // period)] if quota > 0 and period > 0 else []
 
 
 def caches() -> tuple[int, int, int] | None:

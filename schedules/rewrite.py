@@ -66,8 +66,12 @@ def loads(expr: Any) -> Iterator[Any]:
     yield from found
 
 
-def same_index(indices: Sequence[Any], variables: Sequence[Any]) -> bool:
-    """Whether each index is its variable, or the constant that a unit dimension leaves."""
-    return len(indices) == len(variables) and all(
-        i.same_as(v) or isinstance(i, tirx.IntImm) for i, v in zip(indices, variables, strict=True)
+def same_index(indices: Sequence[Any], iter_vars: Sequence[Any]) -> bool:
+    """Whether each index is its block variable, or the constant that a dimension of one leaves.
+
+    A constant under a longer dimension is a broadcast: the same element is read many times.
+    """
+    return len(indices) == len(iter_vars) and all(
+        i.same_as(v.var) or (isinstance(i, tirx.IntImm) and int(v.dom.extent) == 1)
+        for i, v in zip(indices, iter_vars, strict=True)
     )

@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -123,11 +124,10 @@ def test_cpu_known_only_to_llvm_is_taken() -> None:
     assert target.has("avx2", "avxvnni")
 
 
-def test_mapping_json_and_file_are_the_same(tmp_path: os.PathLike[str]) -> None:
+def test_mapping_json_and_file_are_the_same(tmp_path: Path) -> None:
     spec = {"triple": "aarch64-linux-gnu", "cpu": "cortex-a72", "features": ["dotprod", "-aes"], "cores": 3}
-    path = os.path.join(tmp_path, "t.json")
-    with open(path, "w") as file:
-        json.dump(spec, file)
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(spec))
     target = Target.parse(spec)
     assert target.cores == 3
     assert target.has("dotprod")
@@ -208,6 +208,28 @@ def test_detects_arm_and_riscv() -> None:
     assert detect.cpu("aarch64", pi, have) == "cortex-a72"
     board = {"isa": "rv64imafdcv_zba_zbb"}
     assert detect.features("riscv64", board) >= {"m", "a", "f", "d", "c", "v", "zvl128b", "zba", "zbb"}
+
+
+@pytest.mark.parametrize(
+    ("files", "membership", "cores"),
+    [
+        ({"cpu.max": "max 100000"}, "0::/", None),
+        ({"cpu.max": "250000 100000"}, "0::/", 2),
+        ({"cpu.max": "50000 100000"}, "0::/", 1),
+        ({"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, "0::/a/b", 3),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, "4:cpu,cpuacct:/", 4),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "4:cpu,cpuacct:/", None),
+        ({}, "", None),
+    ],
+)
+def test_cgroup_quota_limits_the_cores(
+    tmp_path: Path, files: dict[str, str], membership: str, cores: int | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "self").write_text(membership)
+    assert detect._quota(tmp_path, tmp_path / "self") == cores
 
 
 @pytest.mark.parametrize(("arch", "cpu"), CPUS)

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import onnx
-from onnx import shape_inference
 
 from dlcomp.errors import ModelError
 from dlcomp.frontend.check import dtype_name
+from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.macs import static_shapes
 from dlcomp.frontend.operators import describe_node
 
@@ -33,10 +33,9 @@ def require_agreement(network: onnx.ModelProto, values: Mapping[str, Any], name:
     from tvm import relax
 
     try:
-        network = shape_inference.infer_shapes(network, data_prop=True)
+        graph = inferred(network)
     except Exception:  # already checked before it was simplified
         return
-    graph = network.graph
     shapes = static_shapes(graph)
     types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output)}
     outputs = {value.name for value in graph.output}

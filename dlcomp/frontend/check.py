@@ -10,9 +10,10 @@ import math
 import re
 
 import onnx
-from onnx import numpy_helper, shape_inference
+from onnx import numpy_helper
 
 from dlcomp.errors import ModelError, UsageError
+from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.read import tensors
 
 _NO_NUMBERS = frozenset(
@@ -49,12 +50,13 @@ def check_network(network: onnx.ModelProto, name: str) -> None:
         raise ModelError("the graph has no outputs", where=name, hint="the file may be truncated")
     if graph.sparse_initializer:
         raise ModelError("sparse initializers are not supported", where=name)
+    _check_opset(network, name)
     for tensor in tensors(graph):
         _check_tensor(tensor, name)
     try:
         onnx.checker.check_model(network)
     except onnx.checker.ValidationError as error:
-        raise ModelError(_concise(error), where=name, hint=_hint(error, network)) from error
+        raise ModelError(_concise(error), where=name, hint=_hint(error)) from error
     except Exception as error:
         raise ModelError(f"the ONNX checker failed: {_concise(error)}", where=name) from error
     _check_values(graph, name)
@@ -77,13 +79,17 @@ def infer(network: onnx.ModelProto, name: str) -> onnx.ModelProto:
         for dim in value.type.tensor_type.shape.dim:
             dim.Clear()
     try:
-        return shape_inference.infer_shapes(fresh, check_type=True, strict_mode=True, data_prop=True)
+        graph = inferred(fresh, strict=True)
     except Exception as error:
         raise ModelError(
             f"the operands of a node do not fit together: {_concise(error)}",
             where=name,
             hint="check the input shapes that were given, or the export",
         ) from error
+    fresh.graph.value_info.extend(graph.value_info)
+    del fresh.graph.output[:]
+    fresh.graph.output.extend(graph.output)
+    return fresh
 
 
 def _check_tensor(tensor: onnx.TensorProto, name: str) -> None:
@@ -133,11 +139,18 @@ def _concise(error: Exception) -> str:
     return f"{lines[0][:400]}{node}"
 
 
-def _hint(error: Exception, network: onnx.ModelProto) -> str | None:
+def _check_opset(network: onnx.ModelProto, name: str) -> None:
     newest = onnx.defs.onnx_opset_version()
     for opset in network.opset_import:
-        if opset.domain in ("", "ai.onnx") and opset.version > newest:
-            return f"the model has opset {opset.version}, the installed onnx knows up to {newest}: update it"
+        if opset.domain in ("", "ai.onnx") and not 1 <= opset.version <= newest:
+            raise ModelError(
+                f"the network has opset {opset.version}; the installed onnx knows 1 to {newest}",
+                where=name,
+                hint="update onnx, or export with an older opset",
+            )
+
+
+def _hint(error: Exception) -> str | None:
     if "No Op registered" in str(error):
         return "a misspelt or custom operator; custom ones need their own domain"
     return None

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
-from onnx import shape_inference
 
 from dlcomp.frontend.check import check_network, dtype_name, infer, real_inputs
+from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.macs import count_macs
 from dlcomp.frontend.operators import UnsupportedOp, nodes, qualified, unsupported
 from dlcomp.frontend.read import read, tensors
@@ -73,30 +73,32 @@ def inspect(
         typed = infer(bind(network, shapes or {}), name)
         # Folding removes operators, and finds shapes that the graph as it is does not show.
         effective = _infer_loosely(simplify(typed))
+        given = real_inputs(typed.graph)
     else:
-        effective = typed = _infer_loosely(normalise(network))
+        effective = _infer_loosely(normalise(network))
+        given = real_inputs(effective)
     weights = [tensor for tensor in tensors(network.graph) if tensor.data_type not in _NOT_WEIGHTS]
     counts = Counter(qualified(node) for node in nodes(network.graph))
     return Inspection(
         name=name,
         opset=next((o.version for o in network.opset_import if o.domain in ("", "ai.onnx")), 1),
         producer=f"{network.producer_name} {network.producer_version}".strip(),
-        inputs=tuple(_spec(value) for value in real_inputs(typed.graph)),
-        outputs=tuple(_spec(value) for value in effective.graph.output),
+        inputs=tuple(_spec(value) for value in given),
+        outputs=tuple(_spec(value) for value in effective.output),
         parameters=sum(_elements(tensor) for tensor in weights),
         parameter_bytes=sum(_elements(tensor) * _itemsize(tensor) for tensor in weights),
-        macs=count_macs(effective.graph),
+        macs=count_macs(effective),
         ops=dict(counts.most_common()),
         symbols=symbols,
-        unsupported=unsupported(effective.graph),
+        unsupported=unsupported(effective),
     )
 
 
-def _infer_loosely(network: onnx.ModelProto) -> onnx.ModelProto:
+def _infer_loosely(network: onnx.ModelProto) -> onnx.GraphProto:
     try:
-        return shape_inference.infer_shapes(network, data_prop=True)
+        return inferred(network)
     except Exception:
-        return network
+        return network.graph
 
 
 def _symbols(graph: onnx.GraphProto) -> dict[str, tuple[str, ...]]:

@@ -38,9 +38,9 @@ def import_network(network: onnx.ModelProto, *, source: onnx.ModelProto, name: s
     from tvm import relax
 
     module, values = _from_onnx(network, name)
-    require_agreement(network, values, name)
     main = module["main"]
     _require_static(main, name)
+    require_agreement(network, values, name)
     inputs = tuple(
         TensorSpec(value.name, _static(param.ty), str(param.ty.dtype.dtype))
         for value, param in zip(network.graph.input, main.params, strict=True)

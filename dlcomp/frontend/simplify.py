@@ -1,9 +1,10 @@
-"""Fold what a network computes from its own shapes and constants, on the ONNX graph.
+"""An ONNX network as TVM's importer likes it: constants folded, normalisations fused, nothing left over.
 
-Exporters leave chains such as Shape, Gather, Concat, Reshape; with bound shapes they are constants, and TVM's
-importer needs them so. The folding is onnxsim's: it is well kept, runs without onnxruntime (ONNX's reference
-evaluator folds then), folds nothing that reads a quantized weight's DequantizeLinear, and takes a quarter of
-a second for a network of a thousand nodes.
+Exporters leave chains such as Shape, Gather, Concat, Reshape; with bound shapes they are constants, and the
+importer needs them so. ``fold.py`` evaluates them, and onnxsim's graph passes do the rest (batch
+normalisation into convolutions, no-ops, dead ends, common subexpressions). onnxsim can fold as well, but
+through onnxruntime, which compiling must not need: its fallback fails on Constants before opset 12. Neither
+touches what reads a quantized weight's DequantizeLinear.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import onnx
 import onnx.inliner
 from onnx import numpy_helper
 
+from dlcomp.frontend.fold import fold, replace_nodes
+
 _LOG = logging.getLogger(__name__)
 
 # Fusions that change which layer is which, or put reshapes around a matrix product; the graph passes of
@@ -28,17 +31,15 @@ _SKIPPED = [
     "fuse_transpose_into_gemm",
 ]
 
-# Folding a tensor larger than this (a ConstantOfShape, an Expand) would trade work for file size.
-_LARGEST_FOLD = "256MB"
-
 
 def simplify(network: onnx.ModelProto) -> onnx.ModelProto:
     """An equivalent network that is easier to import; ``network`` (shapes bound, checked) is not changed.
 
     The inputs and outputs keep their names, order and types. If onnxsim fails or what it made is not
-    sound, the network comes back with its constants as initializers only.
+    sound, the network comes back with its constants folded only.
     """
     plain = normalise(network)
+    fold(plain)
     try:
         folded = _onnxsim(plain)
         onnx.checker.check_model(folded)
@@ -47,7 +48,9 @@ def simplify(network: onnx.ModelProto) -> onnx.ModelProto:
     except Exception as error:
         _LOG.warning("onnxsim could not simplify the network (%s); importing it as it is", error)
         return plain
-    return normalise(folded)
+    result = normalise(folded)
+    fold(result)
+    return result
 
 
 def normalise(network: onnx.ModelProto) -> onnx.ModelProto:
@@ -65,10 +68,7 @@ def normalise(network: onnx.ModelProto) -> onnx.ModelProto:
             kept.append(node)
         else:
             graph.initializer.append(tensor)
-    # Nodes are moved by value: clearing the field would free what `kept` points to.
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_nodes(graph, kept)
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in stored]
     if len(inputs) < len(graph.input):
@@ -88,7 +88,7 @@ def _onnxsim(network: onnx.ModelProto) -> onnx.ModelProto:
         folded, _ = onnxsim.simplify(
             network,
             skipped_optimizers=list(_SKIPPED),
-            tensor_size_threshold=_LARGEST_FOLD,
+            skip_constant_folding=True,
         )
     return folded
 

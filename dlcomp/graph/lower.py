@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from tvm import IRModule, relax, te, tirx, topi
 
 from dlcomp.graph import scalar_math
@@ -22,6 +23,8 @@ Expr = Any
 Legalize = Callable[[relax.BlockBuilder, Any], Any]
 # Element-wise operators may be fused behind a function of this pattern (TVM's kOutEWiseFusable).
 _FUSABLE = {"op_pattern": 4}
+# Not behind another operator, but before one (TVM's kInjective).
+_INJECTIVE = {"op_pattern": 2}
 
 
 def lower(module: IRModule, target: Target) -> IRModule:
@@ -175,6 +178,23 @@ def _binary(function: Callable[[Expr, Expr], Expr]) -> Legalize:
     return legalize
 
 
+def _broadcasting(function: Callable[[Any, Any], Any]) -> Legalize:
+    """TVM's definition of a binary operator, kept from fusing behind an operand that it enlarges.
+
+    A convolution to one pixel whose result scales a whole image would be computed for every pixel.
+    """
+
+    def legalize(bb: relax.BlockBuilder, call: Any) -> Any:
+        result = shape_of(call)
+        sizes = [shape_of(a) for a in call.args if array_of(a) is None]
+        if result is None or not any(s is not None and np.prod(s) < np.prod(result) for s in sizes):
+            return _default(bb, call)
+        name = str(call.op.name).rsplit(".", 1)[-1]
+        return bb.call_te(function, *call.args, primfunc_name_hint=name, primfunc_attrs=_INJECTIVE)
+
+    return legalize
+
+
 def _clip(bb: relax.BlockBuilder, call: Any) -> Any:
     low, high = (float(a.value) for a in call.args[1:])
     return _unary(lambda x: scalar_math.clip(x, scalar_math.f32(low), scalar_math.f32(high)))(bb, call)
@@ -235,5 +255,9 @@ _ELEMENTWISE: dict[str, Legalize] = {
     "maximum": _binary(scalar_math.maximum),
     "minimum": _binary(scalar_math.minimum),
     "power": _power,
+    "add": _broadcasting(topi.add),
+    "subtract": _broadcasting(topi.subtract),
+    "multiply": _broadcasting(topi.multiply),
+    "divide": _broadcasting(topi.divide),
     "nn.softmax": _softmax,
 }

@@ -209,8 +209,8 @@ def _change_border(network: onnx.ModelProto, rng: Rng) -> None:
     if kind == 0:
         del network.graph.output[:]
     elif kind == 1:
-        del network.graph.input[0]
-    elif kind == 2:
+        del network.graph.input[:1]
+    elif kind == 2 and network.graph.output:
         network.graph.output[0].name = _pick([*_values(network), "nowhere", ""], rng)
     else:
         network.graph.output.append(networks.value(_pick(_values(network), rng), None))

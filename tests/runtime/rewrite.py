@@ -26,7 +26,7 @@ def write(path: Path, content: Members) -> Path:
 
 
 def edited(source: Path, path: Path, change: Callable[[Members, dict[str, Any]], None]) -> Path:
-    """``source`` after ``change(members, manifest)``, at ``path``; of the hashes, only the manifest's fits."""
+    """``source`` after ``change(members, manifest)``, at ``path``; only the manifest itself is rehashed."""
     content = members(source)
     manifest = json.loads(content["manifest.json"])
     change(content, manifest)

@@ -92,8 +92,7 @@ def test_special_values_go_through_as_in_the_reference(model: Model, artifact: A
     x = np.random.default_rng(0).standard_normal((4, 64), dtype=np.float32)
     assert verify(model, artifact, {"x": np.zeros_like(x)}).ok
     x[1, 3] = INF
-    result = verify(model, artifact, {"x": x})
-    assert "NaN" not in result.outputs["y"].problem or not result.ok
+    assert verify(model, artifact, {"x": x}).ok
 
 
 def test_a_wrong_artifact_fails_without_an_exception(model: Model, program: Program) -> None:
@@ -152,7 +151,7 @@ def test_a_divergence_passes_through_what_is_not_compared(program: Program) -> N
     report = layers.compare(extended, found, expected, 1e-4)
     assert report.first is not None
     assert report.first.node == "multiply"
-    assert [layer.output for layer in report.worst] == ["product", "y"] or len(report.worst) == 2
+    assert {layer.output for layer in report.worst} == {"product", "y"}
 
 
 def test_no_divergence_points_at_fusion(program: Program) -> None:

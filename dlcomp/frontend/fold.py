@@ -1,0 +1,124 @@
+"""Evaluates the nodes of an ONNX graph whose operands are constants or static shapes.
+
+Exporters compute shapes in the graph (Shape, Gather, Concat, Reshape). ONNX's reference evaluator runs each
+such node, so that what is folded does not depend on which runtime is installed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from dlcomp.frontend.inference import inferred
+from dlcomp.frontend.macs import Shapes, static_shapes
+
+# A larger result (of a ConstantOfShape, an Expand) would trade work for weights.
+_LARGEST_BYTES = 256 << 20
+_MOST_ROUNDS = 16
+# Quantized weights stay quantized; the random and the slow ones (in NumPy) stay what they are.
+_KEPT = frozenset(
+    """
+    QuantizeLinear DequantizeLinear DynamicQuantizeLinear Bernoulli Multinomial RandomNormal RandomNormalLike
+    RandomUniform RandomUniformLike Dropout Conv ConvTranspose ConvInteger QLinearConv LSTM GRU RNN If Loop
+    Scan
+    """.split()
+)
+# No larger than their operands, though of a size that depends on the values.
+_SHRINKING = frozenset({"NonZero", "Unique", "Compress"})
+
+
+def fold(network: onnx.ModelProto) -> None:
+    """Replace what can be evaluated by initializers, in place.
+
+    A folded Reshape lets shape inference see further, so this goes on until nothing more is found.
+    """
+    for _ in range(_MOST_ROUNDS):
+        if not _round(network):
+            return
+
+
+def _round(network: onnx.ModelProto) -> bool:
+    graph = network.graph
+    try:
+        shapes: Shapes = static_shapes(inferred(network))
+    except Exception:  # an inconsistent graph is left to the importer's messages
+        shapes = static_shapes(graph)
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    kept = []
+    for node in graph.node:
+        results = _evaluate(node, constants, shapes, network.opset_import)
+        if results is None:
+            kept.append(node)
+            continue
+        for name, array in zip(node.output, results, strict=True):
+            if name:
+                constants[name] = numpy_helper.from_array(np.asarray(array), name)
+    if len(kept) == len(graph.node):
+        return False
+    replace_nodes(graph, kept)
+    graph.initializer.extend(list(constants.values())[len(graph.initializer) :])
+    return True
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Make ``nodes``, which may belong to ``graph``, its only ones."""
+    # Copied first: deleting from the graph frees its messages.
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _evaluate(
+    node: onnx.NodeProto,
+    constants: Mapping[str, onnx.TensorProto],
+    shapes: Shapes,
+    opsets: Iterable[onnx.OperatorSetIdProto],
+) -> list[np.ndarray] | None:
+    """The results of ``node``, or None if it stays."""
+    if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT:
+        return None
+    if node.op_type in ("Shape", "Size") and node.input[0] in shapes:
+        return [_shape_or_size(node, shapes[node.input[0]])]
+    operands = [name for name in node.input if name]
+    if not operands or not all(name in constants for name in operands) or not _is_small(node, shapes):
+        return None
+    return _run(node, {name: constants[name] for name in operands}, opsets)
+
+
+def _shape_or_size(node: onnx.NodeProto, shape: tuple[int, ...]) -> np.ndarray:
+    if node.op_type == "Size":
+        return np.array(math.prod(shape), "int64")
+    bounds = {attribute.name: attribute.i for attribute in node.attribute}
+    return np.array(shape[bounds.get("start", 0) : bounds.get("end", len(shape))], "int64")
+
+
+def _is_small(node: onnx.NodeProto, shapes: Shapes) -> bool:
+    if node.op_type in _SHRINKING:
+        return True
+    # 8 bytes an element: the widest type.
+    return all(
+        name in shapes and math.prod(shapes[name]) * 8 <= _LARGEST_BYTES for name in node.output if name
+    )
+
+
+def _run(
+    node: onnx.NodeProto, operands: Mapping[str, onnx.TensorProto], opsets: Iterable[onnx.OperatorSetIdProto]
+) -> list[np.ndarray] | None:
+    from onnx.reference import ReferenceEvaluator
+
+    inputs = [helper.make_tensor_value_info(n, t.data_type, list(t.dims)) for n, t in operands.items()]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
+    graph = helper.make_graph([node], "one", inputs, outputs)
+    try:
+        with np.errstate(all="ignore"):
+            evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=list(opsets)))
+            found = evaluator.run(None, {n: numpy_helper.to_array(t) for n, t in operands.items()})
+    except Exception:  # the evaluator does not know every operator and form
+        return None
+    results = iter(found)
+    every = [next(results) if name else np.zeros(0) for name in node.output]
+    return every if all(isinstance(array, np.ndarray | np.generic) for array in every) else None

@@ -1,0 +1,29 @@
+"""Shape inference over the structure of a network, without copying its weights back and forth."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import shape_inference
+
+# Tensors of more bytes than this are weights; smaller ones may be shapes, whose values inference needs.
+_WEIGHT_BYTES = 4096
+
+
+def inferred(network: onnx.ModelProto, *, strict: bool = False) -> onnx.GraphProto:
+    """The graph of ``network`` with value_info and outputs inferred, but without the data of its weights.
+
+    With ``strict``, inconsistent operands raise what ONNX raises.
+    """
+    light = onnx.ModelProto(ir_version=network.ir_version)
+    light.opset_import.extend(network.opset_import)
+    light.functions.extend(network.functions)
+    source, graph = network.graph, light.graph
+    graph.name = source.name
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(graph, field).extend(getattr(source, field))
+    for tensor in source.initializer:
+        if len(tensor.raw_data) <= _WEIGHT_BYTES:
+            graph.initializer.append(tensor)
+        else:
+            graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    return shape_inference.infer_shapes(light, check_type=strict, strict_mode=strict, data_prop=True).graph

@@ -1,0 +1,21 @@
+"""Every tutorial runs and prints what its text promises."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TUTORIALS = Path(__file__).resolve().parent.parent / "tutorials"
+
+
+@pytest.mark.slow
+def test_the_demo_reads_its_picture() -> None:
+    command = [sys.executable, TUTORIALS / "01_compile_and_run.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Read by a compiled net." in done.stdout
+    assert "passed against onnxruntime" in done.stdout
+    assert "ratio" in done.stdout
