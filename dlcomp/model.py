@@ -60,6 +60,8 @@ class Model:
         What was done, oldest first.
     source : onnx.ModelProto or None
         The network as it was read (shapes bound), which ``verify`` runs as the reference.
+    path : str or None
+        The file that it was read from.
     """
 
     module: IRModule
@@ -67,6 +69,7 @@ class Model:
     name: str = "model"
     history: tuple[Step, ...] = ()
     source: onnx.ModelProto | None = None
+    path: str | None = None
 
     def __str__(self) -> str:
         from dlcomp.report.describe import describe

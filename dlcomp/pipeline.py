@@ -44,7 +44,7 @@ def compile_model(model: Model, target: str | Mapping[str, Any] | Target = "host
     build = _cuda if resolved.kind == "cuda" else _cpu
     program = build(model, resolved)
     with _phase("package"):
-        return Artifact.build(program, options={}, model_name=model.name, history=model.history)
+        return Artifact.build(program, model_name=model.name, history=model.history, source=model.path)
 
 
 def _cpu(model: Model, target: Target) -> Program:
@@ -65,20 +65,27 @@ def _cpu(model: Model, target: Target) -> Program:
         module, weights = lift_weights(module)
     # 5. Machine code.
     with _phase("codegen"):
-        objects = objects_of(build_cpu(module, target))
+        objects = build_cpu(module, target)
     return Program(model.signature, target, objects, weights, kernels)
 
 
 def _cuda(model: Model, target: Target) -> Program:
-    from dlcomp.codegen.cuda import build_cuda
+    from dlcomp.codegen.cuda import SCHEDULE_ATTR, build_cuda, schedule_cuda
 
     with _phase("graph"):
         module = fold_constants(prepare(model.module))
-    with _phase("codegen"):
         module, weights = lift_weights(module)
+    with _phase("schedule"):
+        module = schedule_cuda(module, target)
+        kernels = tuple(
+            _account(var, func, str(func.attrs.get(SCHEDULE_ATTR, "none")))
+            for var, func in module.functions.items()
+            if isinstance(func, tirx.PrimFunc)
+        )
+    with _phase("codegen"):
         executable, sources = build_cuda(module, target)
-        objects = objects_of(executable)
-    return Program(model.signature, target, objects, weights, (), sources)
+        objects = objects_of(executable, target)
+    return Program(model.signature, target, objects, weights, kernels, sources)
 
 
 def _schedule_all(module: IRModule, target: Target) -> tuple[IRModule, tuple[KernelInfo, ...]]:
@@ -91,11 +98,23 @@ def _schedule_all(module: IRModule, target: Target) -> tuple[IRModule, tuple[Ker
             continue
         scheduled = schedule(func, target)
         updated[var] = scheduled.schedule.mod["main"]
-        name = str(var.name_hint)
-        moved = sum(int(np.prod([int(d) for d in p.shape] or [1])) * _item_size(p) for p in func.params)
         flops = scheduled.workload.flops if scheduled.workload else 0
-        kernels.append(KernelInfo(name, name.removeprefix("fused_"), flops, moved, scheduled.label))
+        kernels.append(_account(var, func, scheduled.label, flops))
     return IRModule(updated, attrs=module.attrs), tuple(kernels)
+
+
+def _account(var: Any, func: Any, label: str, flops: int = 0) -> KernelInfo:
+    """What a kernel costs; bytes of dimensions that only the run knows are not counted."""
+    name = str(var.name_hint)
+    moved = sum(_bytes(param) for param in func.params)
+    return KernelInfo(name, name.removeprefix("fused_"), flops, moved, label)
+
+
+def _bytes(param: Any) -> int:
+    if not hasattr(param, "shape"):
+        return 0
+    extents = [int(extent) if isinstance(extent, int | tirx.IntImm) else 0 for extent in param.shape]
+    return int(np.prod(extents or [1])) * _item_size(param)
 
 
 def _item_size(buffer: Any) -> int:

@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import IRModule, s_tir
+
 from dlcomp.schedules import anchor as anchors
 from dlcomp.schedules.cpu import default
 from dlcomp.schedules.cpu.conv2d import DirectConv2d
@@ -41,7 +43,13 @@ def select(workload: Workload, target: Target) -> tuple[Template, Knobs] | None:
 
 
 def schedule(func: Any, target: Target) -> Scheduled:
-    """The schedule of a fused function."""
+    """The schedule of a fused function.
+
+    Extern calls and loops that were written by hand (sorts, scatters) have no blocks to schedule; they
+    stay as they are.
+    """
+    if not _has_blocks(func):
+        return Scheduled(s_tir.Schedule(IRModule({"main": func})), "none")
     found = anchors.find(func)
     if found is not None:
         knobs = json.loads(found.knobs)
@@ -56,3 +64,7 @@ def schedule(func: Any, target: Target) -> Scheduled:
         except UnknownExpression:
             pass  # an epilogue that cannot be taken apart: the operator's definition still runs
     return Scheduled(default.schedule(func, target), "default")
+
+
+def _has_blocks(func: Any) -> bool:
+    return isinstance(func.body, s_tir.SBlockRealize) and func.body.block.name_hint == "root"

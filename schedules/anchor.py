@@ -86,7 +86,9 @@ def find(func: Any) -> Anchor | None:
         reads = [r for r in loads(store.value) if r.source.same_as(result)]
     except UnknownExpression:
         return None
-    if not all(same_index(indices, last.iter_vars) for indices in [store.indices, *(r.indices for r in reads)]):
+    if not all(
+        same_index(indices, last.iter_vars) for indices in [store.indices, *(r.indices for r in reads)]
+    ):
         return None
 
     def epilogue(indices: Sequence[Any], value: Any, load: Load) -> Any:

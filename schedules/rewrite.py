@@ -9,6 +9,7 @@ from tvm import tirx
 from tvm.ir import Call
 from tvm.ir.expr import TensorLoad
 
+
 class UnknownExpression(Exception):
     """An expression kind that the rewriter does not know; the caller leaves the function alone."""
 

@@ -2,16 +2,64 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import tvm
-from tvm import IRModule, relax
+from tvm import IRModule, relax, tirx
 
+from dlcomp.codegen.link import objects_of
 from dlcomp.target import Target
 
 
-def build_cpu(module: IRModule, target: Target) -> Any:
-    """``tvm.relax.VMExecutable`` of ``module``, whose kernels are scheduled already."""
+def build_cpu(module: IRModule, target: Target) -> dict[str, bytes]:
+    """Object files of ``module``, whose kernels are scheduled already.
+
+    LLVM works on one module at a time, so the kernels are dealt to as many modules as this machine
+    has cores; the first goes with the program, the others are objects of their own.
+    """
+    kernels = [
+        (var, func.with_attr("global_symbol", var.name_hint))
+        for var, func in module.functions.items()
+        if isinstance(func, tirx.PrimFunc)
+    ]
+    count = max(1, min(len(os.sched_getaffinity(0)), len(kernels) // 4))
+    groups = _deal(kernels, count)
+    with ThreadPoolExecutor(count) as pool:
+        others = [pool.submit(_kernels_object, group, target) for group in groups[1:]]
+        objects = objects_of(_program(module, groups[0], target), target)
+        for index, other in enumerate(others, start=1):
+            objects[f"kernels{index}.o"] = other.result()
+    return objects
+
+
+def _deal(kernels: Sequence[tuple[Any, Any]], count: int) -> list[dict[Any, Any]]:
+    """The kernels in ``count`` groups of about the same amount of code."""
+    groups: list[dict[Any, Any]] = [{} for _ in range(count)]
+    sizes = [0] * count
+    sized = [(len(str(func)), var, func) for var, func in kernels]
+    for size, var, func in sorted(sized, key=lambda item: -item[0]):
+        least = sizes.index(min(sizes))
+        groups[least][var] = func
+        sizes[least] += size
+    return groups
+
+
+def _kernels_object(kernels: dict[Any, Any], target: Target) -> bytes:
+    with tvm.transform.PassContext(opt_level=3):
+        built = tirx.build(IRModule(kernels), target=target.to_tvm())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels.o"
+        built.write_to_file(str(path))
+        return path.read_bytes()
+
+
+def _program(module: IRModule, own: dict[Any, Any], target: Target) -> Any:
+    """``tvm.relax.VMExecutable`` of the program with the kernels ``own``; it finds the others by name."""
     passes = tvm.transform.Sequential(
         [
             relax.transform.RewriteDataflowReshape(),
@@ -25,7 +73,28 @@ def build_cpu(module: IRModule, target: Target) -> Any:
             relax.transform.ComputePrimValue(),
             relax.transform.VMShapeLower(),
             relax.transform.AttachGlobalSymbol(),
+            _elsewhere(module, own),
         ]
     )
     with tvm.transform.PassContext(opt_level=3):
         return tvm.compile(module, target=target.to_tvm(), relax_pipeline=passes)
+
+
+def _elsewhere(module: IRModule, own: dict[Any, Any]) -> Any:
+    """A pass that leaves of the kernels that are not in ``own`` only their names.
+
+    Only the kernels of ``module``: the pipeline adds kernels of its own (shape arithmetic).
+    """
+    mine = {var.name_hint for var in own}
+    others = {
+        var.name_hint for var, func in module.functions.items() if isinstance(func, tirx.PrimFunc)
+    } - mine
+
+    def name_only(lowered: IRModule, _: Any) -> IRModule:
+        kept = {
+            var: relax.ExternFunc(var.name_hint) if var.name_hint in others else func
+            for var, func in lowered.functions.items()
+        }
+        return IRModule(kept, attrs=lowered.attrs)
+
+    return tvm.transform.module_pass(name_only, opt_level=0, name="NameKernelsElsewhere")

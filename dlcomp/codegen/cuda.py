@@ -36,7 +36,7 @@ def build_cuda(module: IRModule, target: Target) -> tuple[Any, dict[str, bytes]]
     Parameters
     ----------
     module : tvm.IRModule
-        Relax operators or call_tir; functions that carry ``tirx.is_scheduled`` are taken as they are.
+        From :func:`schedule_cuda`.
     target : Target
         Of kind ``cuda``.
 
@@ -47,8 +47,7 @@ def build_cuda(module: IRModule, target: Target) -> tuple[Any, dict[str, bytes]]
         ``kernels.cu`` and, where nvcc is present and makes it, ``kernels.cubin``.
     """
     tvm_target = target.to_tvm()
-    scheduled = schedule_cuda(module, target)
-    executable = tvm.compile(scheduled, target=tvm_target, relax_pipeline=_finish(tvm_target))
+    executable = tvm.compile(module, target=tvm_target, relax_pipeline=_finish(tvm_target))
     text = "\n".join(cuda_sources(executable.mod))
     sources = {"kernels.cu": text.encode()}
     cubin = compile_cubin(text, target.arch) if text else None
@@ -56,7 +55,10 @@ def build_cuda(module: IRModule, target: Target) -> tuple[Any, dict[str, bytes]]
 
 
 def schedule_cuda(module: IRModule, target: Target) -> IRModule:
-    """Lower every operator to a kernel, fuse, and bind every kernel to threads."""
+    """Lower every operator to a kernel, fuse, and bind every kernel to threads.
+
+    Functions that carry ``tirx.is_scheduled`` are taken as they are.
+    """
     tvm_target = target.to_tvm()
     with tvm_target:
         lowered = tvm.transform.Sequential(

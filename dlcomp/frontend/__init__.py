@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,4 +54,5 @@ def load(
     check_network(network, name)
     bound = infer(bind(network, shapes or {}), name)
     check_nodes(bound, name)
-    return import_network(simplify(bound), source=bound, name=name)
+    model = import_network(simplify(bound), source=bound, name=name)
+    return replace(model, path=os.fspath(source)) if isinstance(source, str | os.PathLike) else model

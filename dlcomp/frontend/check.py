@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import onnx
 from onnx import numpy_helper
@@ -54,12 +56,30 @@ def check_network(network: onnx.ModelProto, name: str) -> None:
     for tensor in tensors(graph):
         _check_tensor(tensor, name)
     try:
-        onnx.checker.check_model(network)
+        with _ranks_for_the_checker(graph):
+            onnx.checker.check_model(network)
     except onnx.checker.ValidationError as error:
         raise ModelError(_concise(error), where=name, hint=_hint(error)) from error
     except Exception as error:
         raise ModelError(f"the ONNX checker failed: {_concise(error)}", where=name) from error
     _check_values(graph, name)
+
+
+@contextmanager
+def _ranks_for_the_checker(graph: onnx.GraphProto) -> Iterator[None]:
+    """Outputs of unknown rank are legal and common, but the checker wants a shape on every one."""
+    bare = [
+        value.type.tensor_type
+        for value in graph.output
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
+    ]
+    for tensor_type in bare:
+        tensor_type.shape.SetInParent()
+    try:
+        yield
+    finally:
+        for tensor_type in bare:
+            tensor_type.ClearField("shape")
 
 
 def infer(network: onnx.ModelProto, name: str) -> onnx.ModelProto:

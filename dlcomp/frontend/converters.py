@@ -12,7 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from onnx import numpy_helper
 from tvm import ir, relax
+
+# Generated loops count with 32 bits.
+_MOST_ELEMENTS = 2**31 - 1
 
 Converter = Callable[[Any, dict[str, Any]], Any]
 
@@ -86,8 +90,20 @@ def _gather(inputs: Any, attrs: dict[str, Any]) -> Any:
     return relax.op.take(data, positive, axis, mode="clip")
 
 
+def _constant_of_shape(inputs: Any, attrs: dict[str, Any]) -> Any:
+    """A ConstantOfShape too large to fold as ``relax.full``; TVM's converter allocates all of it."""
+    if not isinstance(inputs[0], ir.GenericConst):
+        return None
+    shape = [int(dim) for dim in inputs[0].value.numpy().reshape(-1)]
+    if min(shape, default=1) < 0 or math.prod(shape) > _MOST_ELEMENTS:
+        raise ValueError(f"a tensor of the shape {shape} is too large")
+    filling = numpy_helper.to_array(attrs["value"]) if "value" in attrs else np.zeros(1, "float32")
+    return relax.op.full(shape, relax.const(filling.reshape(())), str(filling.dtype))
+
+
 CONVERTERS: dict[str, Converter] = {
     "Clip": _clip,
+    "ConstantOfShape": _constant_of_shape,
     "Gather": _gather,
     "Max": _pairwise(relax.op.maximum),
     "Min": _pairwise(relax.op.minimum),

@@ -26,4 +26,6 @@ def inferred(network: onnx.ModelProto, *, strict: bool = False) -> onnx.GraphPro
             graph.initializer.append(tensor)
         else:
             graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    return shape_inference.infer_shapes(light, check_type=strict, strict_mode=strict, data_prop=True).graph
+    # Not with data_prop: it writes out each element of a ConstantOfShape as a message (5 GB for 2^26 of
+    # them). What it would find, fold.py finds.
+    return shape_inference.infer_shapes(light, check_type=strict, strict_mode=strict).graph

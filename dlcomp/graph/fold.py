@@ -45,17 +45,17 @@ def fold_constants(module: IRModule) -> IRModule:
 
 def _evaluate(builder: relax.BlockBuilder, call: Any) -> np.ndarray | None:
     name = op_name(call)
-    if not name or not call.args or array_of(call.args[0]) is None:
+    first = array_of(call.args[0]) if name and call.args else None
+    if first is None:
         return None
     if name in _RESHAPES:
         shape = shape_of(builder.normalize(call))
-        first = array_of(call.args[0])
-        return None if shape is None or first is None else first.reshape(shape)
+        return None if shape is None else first.reshape(shape)
     if name == "relax.permute_dims":
         axes = call.attrs.axes
-        return np.transpose(array_of(call.args[0]), None if axes is None else [int(a) for a in axes])
+        return np.transpose(first, None if axes is None else [int(a) for a in axes])
     if name == "relax.astype":
-        return np.asarray(array_of(call.args[0])).astype(str(call.attrs.dtype))
+        return first.astype(str(call.attrs.dtype))
     function = _ELEMENTWISE.get(name)
     values = [array_of(a) for a in call.args]
     if function is None or any(v is None for v in values):

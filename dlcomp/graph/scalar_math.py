@@ -19,6 +19,7 @@ _LOG2E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
 # exp(r) = 1 + r + r^2 * P(r) on |r| <= log(2)/2, highest power first.
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_FLOAT_MOST = float(np.finfo("float32").max)
 _EXP_MOST, _EXP_LEAST = 88.72283, -87.33654
 
 
@@ -35,14 +36,26 @@ def polynomial(x: Expr, coefficients: tuple[float, ...]) -> Expr:
     return result
 
 
+# A comparison with NaN is false, so the inner choice gives ``b`` if that is NaN. ``a`` is NaN where it
+# does not compare with infinity; TVM takes ``a != a`` for false, and does not vectorize its own test.
 def maximum(a: Expr, b: Expr) -> Expr:
     """The larger; NaN if either is NaN."""
-    return tirx.Select(tirx.Or(a > b, a != a), a, b) if _is_float(a) else tirx.max(a, b)
+    return tirx.Select(a <= f32(np.inf), tirx.Select(a > b, a, b), a)
 
 
 def minimum(a: Expr, b: Expr) -> Expr:
     """The smaller; NaN if either is NaN."""
-    return tirx.Select(tirx.Or(a < b, a != a), a, b) if _is_float(a) else tirx.min(a, b)
+    return tirx.Select(a >= f32(-np.inf), tirx.Select(a < b, a, b), a)
+
+
+def sign(x: Expr) -> Expr:
+    """-1, 0 or 1; NaN stays NaN."""
+    return tirx.Select(x > f32(0.0), f32(1.0), tirx.Select(x < f32(0.0), f32(-1.0), x))
+
+
+def square_root(x: Expr) -> Expr:
+    """x^0.5 as a power: infinite for minus infinity."""
+    return tirx.Select(x < f32(-_FLOAT_MOST), f32(np.inf), tirx.sqrt(x))
 
 
 def clip(x: Expr, low: Expr, high: Expr) -> Expr:
@@ -61,16 +74,18 @@ def exp(x: Expr) -> Expr:
     """e^x, within 2 units in the last place; results below the normal range become 0."""
 
     def whole(x: Expr) -> Expr:
-        held = clip(x, f32(_EXP_LEAST), f32(_EXP_MOST))
-        return shared("held", held, lambda held: limits(x, held))
-
-    def limits(x: Expr, held: Expr) -> Expr:
+        # NaN is held at the lower end too: its power of two must not come from NaN, as r does.
+        low, high = f32(_EXP_LEAST), f32(_EXP_MOST)
+        held = tirx.Select(x > low, tirx.Select(x < high, x, high), low)
         n = tirx.floor(held * f32(_LOG2E) + f32(0.5))
-        finite = tirx.Select(x < f32(_EXP_LEAST), f32(0.0), shared("n", n, lambda n: scaled(held, n)))
+        return shared("n", n, lambda n: limits(x, n))
+
+    def limits(x: Expr, n: Expr) -> Expr:
+        finite = tirx.Select(x < f32(_EXP_LEAST), f32(0.0), scaled(x, n))
         return tirx.Select(x > f32(_EXP_MOST), f32(np.inf), finite)
 
-    def scaled(held: Expr, n: Expr) -> Expr:
-        r = held - n * f32(_LN2_HIGH) - n * f32(_LN2_LOW)
+    def scaled(x: Expr, n: Expr) -> Expr:
+        r = x - n * f32(_LN2_HIGH) - n * f32(_LN2_LOW)
         mantissa = shared("r", r, lambda r: polynomial(r, _EXP) * (r * r) + r + f32(1.0))
         # 2^n as two factors, because n may be 128.
         half = tirx.floor(n * f32(0.5))
@@ -80,8 +95,7 @@ def exp(x: Expr) -> Expr:
 
 
 def _power_of_two(n: Expr) -> Expr:
-    # An infinite or NaN exponent must not reach the conversion to int; its result is not used.
-    whole = tirx.Cast("int32", tirx.Select(n == n, n, f32(0.0)))
+    whole = tirx.Cast("int32", n)
     return tirx.reinterpret("float32", (whole + tirx.const(127, "int32")) << tirx.const(23, "int32"))
 
 
@@ -100,6 +114,23 @@ def tanh(x: Expr) -> Expr:
         size = tirx.abs(x)
         large = f32(1.0) - f32(2.0) / (exp(size + size) + f32(1.0))
         return tirx.Select(size < f32(0.625), small(x), _with_sign(x, large))
+
+    return shared("x", x, whole)
+
+
+def cosh(x: Expr) -> Expr:
+    """(e^x + e^-x) / 2, by e^(|x|/2) so that it overflows no earlier than its result."""
+    return shared("half", exp(f32(0.5) * tirx.abs(x)), lambda h: f32(0.5) * h * h + f32(0.5) / h / h)
+
+
+def sinh(x: Expr) -> Expr:
+    """(e^x - e^-x) / 2; Cephes: an odd polynomial for |x| < 1."""
+
+    def whole(x: Expr) -> Expr:
+        small = shared("square", x * x, lambda square: x + x * square * polynomial(square, _SINH))
+        half = exp(f32(0.5) * tirx.abs(x))
+        large = shared("half", half, lambda h: f32(0.5) * h * h - f32(0.5) / h / h)
+        return tirx.Select(tirx.abs(x) < f32(1.0), small, _with_sign(x, large))
 
     return shared("x", x, whole)
 
@@ -132,6 +163,7 @@ def _with_sign(x: Expr, magnitude: Expr) -> Expr:
     return shared("m", magnitude, lambda m: tirx.Select(x < f32(0.0), f32(0.0) - m, m))
 
 
+_SINH = (2.03721912945e-4, 8.33028376239e-3, 1.66667160211e-1)
 _TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
 # Maclaurin series of erf by powers of x^2 (converges below 1e-8 for |x| < 1 with ten terms).
 _ERF = tuple(
@@ -143,7 +175,3 @@ _ERFC = (
     0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807,
     -0.18628806, 0.09678418, 0.37409196, 1.00002368, -1.26551223,
 )  # fmt: skip
-
-
-def _is_float(x: Expr) -> bool:
-    return "float" in str(x.ty.dtype)

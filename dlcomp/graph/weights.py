@@ -5,6 +5,7 @@ The weights then live in a file of their own that is mapped into memory and shar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from tvm.ir.expr import GenericConst
 def lift_weights(module: IRModule) -> tuple[IRModule, tuple[np.ndarray, ...]]:
     """``module`` with constants replaced by parameters, and the constants in order.
 
-    Equal constants are passed once. Without any, ``main`` keeps its signature.
+    Equal constants are passed once. Single numbers are no weights and stay. Without any weights,
+    ``main`` keeps its signature.
     """
     main = module["main"]
     arrays: list[np.ndarray] = []
@@ -25,6 +27,8 @@ def lift_weights(module: IRModule) -> tuple[IRModule, tuple[np.ndarray, ...]]:
     def collect(expr: Any) -> None:
         if isinstance(expr, GenericConst) and expr not in order:
             array = np.asarray(expr.value.numpy())
+            if array.ndim == 0:
+                return
             key = (str(array.dtype), array.shape, array.tobytes())
             if key not in seen:
                 seen[key] = len(arrays)
@@ -37,12 +41,20 @@ def lift_weights(module: IRModule) -> tuple[IRModule, tuple[np.ndarray, ...]]:
     types = [relax.TensorType(a.shape, str(a.dtype)) for a in arrays]
     weights = relax.Var("weights", relax.TupleType(types))
 
-    @relax.expr_functor.mutator
-    class _Lift(relax.PyExprMutator):
-        def visit_generic_const_(self, op: Any) -> Any:
-            return relax.TupleGetItem(weights, order[op])
-
-    body = _Lift(module).visit_expr(main).body
+    body = _replace_constants(main.body, lambda c: relax.TupleGetItem(weights, order[c]) if c in order else c)
     lifted = relax.Function([*main.params, weights], body, main.ret_ty, attrs=main.attrs)
     module = IRModule({**module.functions, module.get_global_var("main"): lifted})
     return relax.transform.Normalize()(module), tuple(arrays)
+
+
+def _replace_constants(body: Any, new: Callable[[Any], Any]) -> Any:
+    """``body`` with every constant replaced."""
+
+    def visit(self: Any, constant: Any) -> Any:
+        return new(constant)
+
+    # Built by hand: the mutator's base class is untyped, so mypy refuses a class statement.
+    mutator = relax.expr_functor.mutator(
+        type("_Lift", (relax.PyExprMutator,), {"visit_generic_const_": visit})
+    )
+    return mutator().visit_expr(body)

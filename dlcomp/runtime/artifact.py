@@ -79,7 +79,7 @@ class Artifact:
                 raise UsageError(
                     f"{spec} has a symbolic dimension", hint=f"bind it: --shape {spec.name}:1,3,224,224"
                 )
-        arrays = [np.ascontiguousarray(array) for array in program.weights]
+        arrays = [np.asarray(array, order="C") for array in program.weights]
         files: dict[str, bytes | memoryview] = {f"objects/{k}": v for k, v in program.objects.items()}
         objects = tuple(files)
         files |= {f"sources/{k}": v for k, v in program.sources.items()}
@@ -139,7 +139,7 @@ class Artifact:
                 if self.target.kind == "cuda":
                     from dlcomp.runtime.cuda_binary import provide
 
-                    provide(self.sources)
+                    provide(self.sources, self.target.arch)
                 objects = [bytes(self._files[name]) for name in self.manifest.objects]
                 self._session = _session_type(self.target)(objects, self.weights, self.signature)
             return self._session

@@ -6,7 +6,7 @@ from dlcomp import detect, target_data
 from dlcomp.errors import ArtifactError, DlcompError, ToolMissing
 from dlcomp.runtime import native
 from dlcomp.runtime.manifest import Manifest
-from dlcomp.target import Target, host_features
+from dlcomp.target import Target, missing_features
 
 # Packages whose binary interface the objects and the VM's program are tied to.
 _BINARY_INTERFACE = ("tvm", "tvm_ffi")
@@ -62,7 +62,7 @@ def _platform(triple: str) -> tuple[str, str]:
 
 
 def _missing_features(manifest: Manifest) -> ArtifactError | None:
-    missing = sorted(set(manifest.required_features) - host_features())
+    missing = missing_features(manifest.target)
     if not missing:
         return None
     return ArtifactError(

@@ -13,15 +13,27 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from dlcomp import detect
+
 _KNOWN: dict[str, bytes] = {}
 _NAME = "tvm_callback_cuda_compile"
 
 
-def provide(sources: Mapping[str, bytes]) -> None:
-    """Register ``kernels.cubin`` as the answer for ``kernels.cu``; call it before the objects are loaded."""
-    if "kernels.cubin" in sources and "kernels.cu" in sources:
+def provide(sources: Mapping[str, bytes], arch: str) -> None:
+    """Register ``kernels.cubin``, made for ``arch``, as the answer for ``kernels.cu``.
+
+    Call it before the objects are loaded. A cubin runs on cards of its own major version only; for
+    any other the source is compiled.
+    """
+    usable = _major(detect.cuda_arch() or arch) == _major(arch)
+    if usable and {"kernels.cu", "kernels.cubin"} <= set(sources):
         _KNOWN[_key(sources["kernels.cu"].decode())] = bytes(sources["kernels.cubin"])
     _install()
+
+
+def _major(arch: str) -> str:
+    """``"9"`` of ``sm_90a``, ``"12"`` of ``sm_120``."""
+    return "".join(char for char in arch if char.isdigit())[:-1]
 
 
 def _key(source: str) -> str:

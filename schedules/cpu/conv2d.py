@@ -87,9 +87,7 @@ class DirectConv2d(Template):
         assert isinstance(workload, Conv2d)
         wl, width = workload, knobs["width"]
         data, packed = operands
-        ky, kx, ci = (
-            te.reduce_axis((0, e), n) for e, n in ((wl.kh, "ky"), (wl.kw, "kx"), (wl.ci, "ci"))
-        )
+        ky, kx, ci = (te.reduce_axis((0, e), n) for e, n in ((wl.kh, "ky"), (wl.kw, "kx"), (wl.ci, "ci")))
 
         def at(n: Expr, y: Expr, x: Expr, c: Expr) -> Expr:
             iy, ix = y * wl.sh + ky * wl.dh - wl.top, x * wl.sw + kx * wl.dw - wl.left
@@ -110,7 +108,14 @@ class DirectConv2d(Template):
         def task(index: Expr) -> Stmt:
             if knobs["weights_outer"]:
                 return _line(anchor, wl, knobs, lanes_of(target), index // lines, index % lines)
-            return _line(anchor, wl, knobs, lanes_of(target), index % (wl.groups * blocks), index // (wl.groups * blocks))
+            return _line(
+                anchor,
+                wl,
+                knobs,
+                lanes_of(target),
+                index % (wl.groups * blocks),
+                index // (wl.groups * blocks),
+            )
 
         tasks = wl.groups * blocks * lines
         kind = parallel_kind(wl.flops, target)

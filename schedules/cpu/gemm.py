@@ -48,7 +48,8 @@ class PackedGemm(Template):
             bytes_per_tile = rows * workload.k * 4
             in_l2 = max(1, target.l2_bytes // 2 // bytes_per_tile)
             settings += [
-                {"rows": rows, "width": width, "chunk": chunk} for chunk in sorted({1, min(tiles, in_l2), tiles})
+                {"rows": rows, "width": width, "chunk": chunk}
+                for chunk in sorted({1, min(tiles, in_l2), tiles})
             ]
         return settings
 
@@ -132,7 +133,9 @@ class PackedGemm(Template):
             stores = store(tail) if blocks == 1 else store(width)
             if blocks > 1 and tail != width:
                 stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
-            return seq([alloc(acc), clear(acc, rows, width, lanes, zero), loop("k", workload.k, step), stores])
+            return seq(
+                [alloc(acc), clear(acc, rows, width, lanes, zero), loop("k", workload.k, step), stores]
+            )
 
         kind = parallel_kind(workload.flops, target)
         return anchor.schedule_of(loop("task", chunks * blocks * per_chunk, task, kind))
@@ -161,7 +164,9 @@ class DirectBatchMatmul(Template):
         assert isinstance(workload, BatchMatmul)
         rows, width = knobs["rows"], knobs["width"]
         blocks, tail = divmod(workload.n, width)
-        per_step = blocks * tile_cycles(rows, width, target) + (tile_cycles(rows, tail, target) if tail else 0)
+        per_step = blocks * tile_cycles(rows, width, target) + (
+            tile_cycles(rows, tail, target) if tail else 0
+        )
         return workload.batch * -(-workload.m // rows) * per_step * workload.k
 
     def compute(self, workload: Workload, knobs: Knobs, *operands: Any) -> Any:
@@ -210,7 +215,9 @@ class DirectBatchMatmul(Template):
                     write_back(anchor, acc, r, columns, columns, lanes, [*batch, first + r], column)
                     for r in range(rows)
                 ]
-                return seq([alloc(acc), clear(acc, rows, columns, lanes, zero), loop("k", workload.k, step), *stores])
+                return seq(
+                    [alloc(acc), clear(acc, rows, columns, lanes, zero), loop("k", workload.k, step), *stores]
+                )
 
             statements = [loop("block", blocks, lambda b: tile(b * width, width))] if blocks else []
             if tail:

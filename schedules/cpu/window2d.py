@@ -101,7 +101,13 @@ class DirectWindow2d(Template):
         def task(line: Expr) -> Stmt:
             statements = []
             if full:
-                statements.append(loop("block", full, lambda b: _line(anchor, wl, knobs, lanes_of(target), line, b * width, width)))
+                statements.append(
+                    loop(
+                        "block",
+                        full,
+                        lambda b: _line(anchor, wl, knobs, lanes_of(target), line, b * width, width),
+                    )
+                )
             if tail:
                 statements.append(_line(anchor, wl, knobs, lanes_of(target), line, const(full * width), tail))
             return seq(statements)
@@ -145,7 +151,7 @@ def _line(
                         ix = (start + r) * wl.sw + (kx * wl.dw - wl.left)
                         pixel = vload(data, [n, iy, ix, channel + offset], lanes)
                         at = [const(r * width + offset)]
-                        new = _combine(wl.kind, vload(acc, at, lanes), pixel, weight)
+                        new = _combine(wl.kind, vload(acc, at, lanes), pixel, weight, lanes)
                         statements.append(vstore(acc, new, at, lanes))
             return seq(statements) if statements else tirx.Evaluate(const(0))
 
@@ -165,12 +171,14 @@ def _line(
     return call_rows(split_evenly(wl.ow, knobs["rows"]), lambda s, z: not inside(s, z), tile)
 
 
-def _combine(kind: str, acc: Expr, pixel: Expr, weight: Expr | None) -> Expr:
+def _combine(kind: str, acc: Expr, pixel: Expr, weight: Expr | None, lanes: int) -> Expr:
     if kind == "depthwise":
         return acc + pixel * weight
     if kind == "max":
-        # A NaN pixel is taken (it differs from itself) and stays (nothing is greater).
-        return tirx.Select(tirx.Or(pixel > acc, pixel != pixel), pixel, acc)
+        # NaN stays in ``acc`` because nothing is greater; a NaN pixel is what does not compare with
+        # infinity (TVM takes ``pixel != pixel`` for false).
+        infinity = splat(tirx.infinity("float32"), lanes)
+        return tirx.Select(pixel <= infinity, tirx.Select(pixel > acc, pixel, acc), pixel)
     return acc + pixel
 
 

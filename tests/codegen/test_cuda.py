@@ -48,7 +48,7 @@ def kernels(module: IRModule) -> dict[str, tirx.PrimFunc]:
 
 @pytest.fixture(scope="module")
 def built() -> tuple[object, dict[str, bytes]]:
-    return cuda.build_cuda(network(), SM90)
+    return cuda.build_cuda(cuda.schedule_cuda(network(), SM90), SM90)
 
 
 def test_every_kernel_runs_on_threads_within_the_limits() -> None:
@@ -114,21 +114,28 @@ def test_source_that_nvcc_refuses_gives_no_cubin() -> None:
     assert cuda.compile_cubin("this is no CUDA", "sm_90") is None
 
 
-def test_loading_answers_tvm_with_the_stored_cubin() -> None:
+@pytest.mark.parametrize("card", ["sm_90", "sm_100"])
+def test_loading_answers_tvm_with_the_stored_cubin_if_the_card_can_run_it(
+    card: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_binary.detect, "cuda_arch", lambda: card)
+    monkeypatch.setattr("tvm.support.nvcc.compile_cuda", lambda *_, **__: b"compiled here")
     name = "tvm_callback_cuda_compile"
     before = tvm.get_global_func(name)
     try:
-        cuda_binary.provide({"kernels.cu": b"source", "kernels.cubin": b"machine code"})
-        assert bytes(tvm.get_global_func(name)("source")) == b"machine code"
+        source = f"source for {card}"
+        cuda_binary.provide({"kernels.cu": source.encode(), "kernels.cubin": b"machine code"}, "sm_90")
+        found = bytes(tvm.get_global_func(name)(source))
+        assert found == (b"machine code" if card == "sm_90" else b"compiled here")
     finally:
         tvm.register_global_func(name, before, override=True)
 
 
-SUITE_ONLY = ("efficientnet_lite0", "yolox_det", "ppocr_det", "ppocr_rec", "ppocr_cls", "resnet50_thin")
+SUITE = ("efficientnet_lite0", "yolox_det", "ppocr_det", "ppocr_rec", "ppocr_cls", "resnet50_thin", "minilm")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_id", SUITE_ONLY)
+@pytest.mark.parametrize("model_id", SUITE)
 def test_suite_model_compiles_without_a_card(model_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import dlcomp
 

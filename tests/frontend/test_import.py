@@ -239,3 +239,4 @@ def test_large_folds_are_left_alone() -> None:
     weights = [networks.constant(name, numbers[name], "int64") for name in numbers]
     network = networks.model(nodes, [value("x", [1])], [value("y", [4])], weights)
     assert {n.op_type for n in simplify(network).graph.node} >= {"ConstantOfShape"}
+    assert "R.full" in dlcomp.load(network).module["main"].script()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tvm
@@ -70,3 +71,8 @@ def dense(
         target=target,
         kernels=[KernelInfo("matmul", "matmul", flops, moved, "default")],
     )
+
+
+def x_of(artifact: Any, seed: int = 1) -> np.ndarray:
+    """Random values for the first input."""
+    return np.random.default_rng(seed).standard_normal(artifact.signature.inputs[0].shape, dtype=np.float32)

@@ -1,0 +1,208 @@
+"""Element-wise operators, reductions and softmax in TensorIR, where TVM's definition is slow or wrong.
+
+Its elementary functions do not vectorize, its maximum loses NaN and starts from the least float, and
+its fusion takes a broadcast for an epilogue. Everything else stays with TVM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm import relax, te, tirx, topi
+
+from dlcomp.graph import scalar_math
+from dlcomp.graph.walk import array_of, dtype_of, shape_of
+
+Expr = Any
+Legalize = Callable[[relax.BlockBuilder, Any], Any]
+# Not to be fused behind another operator, but before one (TVM's kInjective).
+_INJECTIVE = {"op_pattern": 2}
+
+
+def default(bb: relax.BlockBuilder, call: Any) -> Any:
+    """TVM's own legalization."""
+    return call.op.get_attr("FLegalize")(bb, call)
+
+
+def is_f32(*exprs: Any) -> bool:
+    return all(dtype_of(e) == "float32" for e in exprs)
+
+
+def _unary(function: Callable[[Expr], Expr]) -> Legalize:
+    """A float32 operator of one operand by ``function``; other types are left to TVM."""
+
+    def legalize(bb: relax.BlockBuilder, call: Any) -> Any:
+        if not is_f32(call.args[0]):
+            return default(bb, call)
+        name = str(call.op.name).rsplit(".", 1)[-1]
+
+        def define(x: Any) -> Any:
+            return te.compute(x.shape, lambda *i: function(x(*i)), name=name)
+
+        return bb.call_te(define, call.args[0], primfunc_name_hint=name)
+
+    return legalize
+
+
+def _binary(function: Callable[[Expr, Expr], Expr]) -> Legalize:
+    """A float32 operator of two operands that broadcast, by ``function``; other types are left to TVM."""
+
+    def legalize(bb: relax.BlockBuilder, call: Any) -> Any:
+        shape = shape_of(call)
+        if shape is None or not is_f32(*call.args):
+            return default(bb, call)
+        name = str(call.op.name).rsplit(".", 1)[-1]
+
+        def define(*operands: Any) -> Any:
+            wide = [topi.broadcast_to(t, shape) if isinstance(t, te.Tensor) else t for t in operands]
+
+            def at(*i: Any) -> Any:
+                return function(*(t(*i) if isinstance(t, te.Tensor) else t for t in wide))
+
+            return te.compute(shape, at, name=name)
+
+        pattern = _INJECTIVE if _enlarges(call) else None
+        return bb.call_te(define, *_operands(call), primfunc_name_hint=name, primfunc_attrs=pattern)
+
+    return legalize
+
+
+def _broadcasting(function: Callable[[Any, Any], Any]) -> Legalize:
+    """TVM's definition of a binary operator, kept from fusing behind an operand that it enlarges.
+
+    A convolution to one pixel whose result scales a whole image would be computed for every pixel.
+    """
+
+    def legalize(bb: relax.BlockBuilder, call: Any) -> Any:
+        if not _enlarges(call):
+            return default(bb, call)
+        name = str(call.op.name).rsplit(".", 1)[-1]
+        return bb.call_te(function, *_operands(call), primfunc_name_hint=name, primfunc_attrs=_INJECTIVE)
+
+    return legalize
+
+
+def _enlarges(call: Any) -> bool:
+    """Whether an operand that is computed at run time is smaller than the result."""
+    result = shape_of(call)
+    sizes = [shape_of(a) for a in call.args if array_of(a) is None]
+    return result is not None and any(s is not None and np.prod(s) < np.prod(result) for s in sizes)
+
+
+def _operands(call: Any) -> list[Any]:
+    """The operands, constants of one element as numbers in the code."""
+    rank = len(shape_of(call) or ())
+    operands = []
+    for arg in call.args:
+        array = array_of(arg)
+        single = array is not None and array.size == 1 and array.ndim <= rank
+        operands.append(tirx.const(array.item(), str(array.dtype)) if single and array is not None else arg)
+    return operands
+
+
+def _extreme(combine: Callable[[Expr, Expr], Expr], start: float) -> Legalize:
+    """A largest or smallest element: that of nothing is infinite, and a NaN among them is the result."""
+    reducer = te.comm_reducer(combine, lambda dtype: tirx.const(start, dtype), name="extreme")
+
+    def legalize(bb: relax.BlockBuilder, call: Any) -> Any:
+        shape, out, attrs = shape_of(call.args[0]), shape_of(call), call.attrs
+        if shape is None or out is None or attrs.axis is None or not is_f32(call.args[0]):
+            return default(bb, call)
+        reduced = {int(a) % len(shape) for a in attrs.axis}
+
+        def define(x: Any) -> Any:
+            axes = {d: te.reduce_axis((0, shape[d]), f"k{d}") for d in sorted(reduced)}
+
+            def at(*indices: Any) -> Any:
+                kept = list(indices)
+                if bool(attrs.keepdims):
+                    kept = [i for d, i in enumerate(indices) if d not in reduced]
+                whole = [axes[d] if d in reduced else kept.pop(0) for d in range(len(shape))]
+                return reducer(x(*whole), axis=list(axes.values()))
+
+            return te.compute(out, at, name=name)
+
+        name = str(call.op.name).rsplit(".", 1)[-1]
+        return bb.call_te(define, call.args[0], primfunc_name_hint=name)
+
+    return legalize
+
+
+def _clip(bb: relax.BlockBuilder, call: Any) -> Any:
+    low, high = (float(a.value) for a in call.args[1:])
+    return _unary(lambda x: scalar_math.clip(x, scalar_math.f32(low), scalar_math.f32(high)))(bb, call)
+
+
+def _power(bb: relax.BlockBuilder, call: Any) -> Any:
+    """Squares and square roots are not left to a general power."""
+    exponent = array_of(call.args[1])
+    if (
+        exponent is not None
+        and exponent.size == 1
+        and is_f32(*call.args)
+        and shape_of(call) == shape_of(call.args[0])
+    ):
+        value = float(exponent.reshape(()))
+        known: dict[float, Callable[[Expr], Expr]] = {
+            2.0: lambda x: x * x,
+            3.0: lambda x: x * x * x,
+            0.5: scalar_math.square_root,
+        }
+        if value in known:
+            return _unary(known[value])(bb, call)
+    return default(bb, call)
+
+
+def _softmax(bb: relax.BlockBuilder, call: Any) -> Any:
+    """exp(x - max) / sum, with our exp."""
+    data = call.args[0]
+    shape = shape_of(data)
+    if shape is None or not is_f32(data):
+        return default(bb, call)
+    axis = int(call.attrs.axis) % len(shape)
+    rest = tuple(d for i, d in enumerate(shape) if i != axis)
+
+    def define(x: Any) -> Any:
+        def without(indices: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(v for i, v in enumerate(indices) if i != axis)
+
+        def put(indices: tuple[Any, ...], k: Any) -> tuple[Any, ...]:
+            return (*indices[:axis], k, *indices[axis:])
+
+        k = te.reduce_axis((0, shape[axis]), "k")
+        largest = te.compute(rest, lambda *i: te.max(x(*put(i, k)), axis=[k]), name="largest")
+        lifted = te.compute(
+            shape, lambda *i: scalar_math.exp(x(*i) - largest(*without(i))), name="exponential"
+        )
+        k2 = te.reduce_axis((0, shape[axis]), "k")
+        total = te.compute(rest, lambda *i: te.sum(lifted(*put(i, k2)), axis=[k2]), name="total")
+        return te.compute(shape, lambda *i: lifted(*i) / total(*without(i)), name="softmax")
+
+    return bb.call_te(define, data, primfunc_name_hint="softmax")
+
+
+ELEMENTWISE: dict[str, Legalize] = {
+    "nn.relu": _unary(lambda x: tirx.Select(x < scalar_math.f32(0.0), scalar_math.f32(0.0), x)),
+    "clip": _clip,
+    "exp": _unary(scalar_math.exp),
+    "sigmoid": _unary(scalar_math.sigmoid),
+    "tanh": _unary(scalar_math.tanh),
+    "cosh": _unary(scalar_math.cosh),
+    "sinh": _unary(scalar_math.sinh),
+    "erf": _unary(scalar_math.erf),
+    "nn.silu": _unary(scalar_math.silu),
+    "nn.gelu": _unary(scalar_math.gelu),
+    "maximum": _binary(scalar_math.maximum),
+    "minimum": _binary(scalar_math.minimum),
+    "power": _power,
+    "add": _broadcasting(topi.add),
+    "subtract": _broadcasting(topi.subtract),
+    "multiply": _broadcasting(topi.multiply),
+    "divide": _broadcasting(topi.divide),
+    "sign": _unary(scalar_math.sign),
+    "max": _extreme(scalar_math.maximum, -np.inf),
+    "min": _extreme(scalar_math.minimum, np.inf),
+    "nn.softmax": _softmax,
+}
