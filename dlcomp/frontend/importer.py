@@ -7,7 +7,7 @@ from typing import Any
 import onnx
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
-from dlcomp.frontend.converters import CONVERTERS
+from dlcomp.frontend.ops import CONVERTERS
 
 
 def to_relax(network: onnx.ModelProto) -> tuple[Any, dict[str, Any]]:

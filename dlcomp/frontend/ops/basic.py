@@ -1,14 +1,10 @@
-"""Converters of our own, put before TVM's where its result is slow, unsafe or hides from later passes.
-
-A converter takes the operands and the attributes of a node and returns a Relax expression, or None to leave
-the node to TVM's own converter.
-"""
+"""Operators whose conversion by TVM is slow, unsafe or hides from later passes."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +13,6 @@ from tvm import ir, relax
 
 # Generated loops count with 32 bits.
 _MOST_ELEMENTS = 2**31 - 1
-
-Converter = Callable[[Any, dict[str, Any]], Any]
 
 
 def _clip(inputs: Any, attrs: dict[str, Any]) -> Any:
@@ -50,7 +44,7 @@ def _bound(inputs: Any, index: int, attribute: Any, default: float) -> float | N
     return default if math.isnan(value) else value
 
 
-def _pairwise(op: Callable[[Any, Any], Any]) -> Converter:
+def _pairwise(op: Callable[[Any, Any], Any]) -> Callable[[Any, dict[str, Any]], Any]:
     """Max, Min and Sum of any number of operands, two by two.
 
     TVM's converter broadcasts, stacks and reduces them: three passes over memory and no fusion.
@@ -101,7 +95,7 @@ def _constant_of_shape(inputs: Any, attrs: dict[str, Any]) -> Any:
     return relax.op.full(shape, relax.const(filling.reshape(())), str(filling.dtype))
 
 
-CONVERTERS: dict[str, Converter] = {
+CONVERTERS: Mapping[str, Callable[[Any, dict[str, Any]], Any]] = {
     "Clip": _clip,
     "ConstantOfShape": _constant_of_shape,
     "Gather": _gather,
