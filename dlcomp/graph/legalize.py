@@ -19,6 +19,8 @@ Expr = Any
 Legalize = Callable[[relax.BlockBuilder, Any], Any]
 # Not to be fused behind another operator, but before one (TVM's kInjective).
 _INJECTIVE = {"op_pattern": 2}
+# From here on a sum over several axes is taken axis by axis.
+_MANY_TERMS = 1024
 
 
 def default(bb: relax.BlockBuilder, call: Any) -> Any:
@@ -130,6 +132,29 @@ def _extreme(combine: Callable[[Expr, Expr], Expr], start: float) -> Legalize:
     return legalize
 
 
+def _sum_by_axis(bb: relax.BlockBuilder, call: Any) -> Any:
+    """A sum or mean over several axes, one axis a kernel where there is much to sum.
+
+    One running sum over a whole image loses as many digits as it has terms; sums of sums do not, and
+    their first stage has more rows for the cores to share.
+    """
+    data, attrs = call.args[0], call.attrs
+    shape, out = shape_of(data), shape_of(call)
+    if shape is None or out is None or not is_f32(data):
+        return default(bb, call)
+    axes = sorted({int(a) % len(shape) for a in attrs.axis} if attrs.axis is not None else range(len(shape)))
+    count = int(np.prod([shape[a] for a in axes]))
+    if len([a for a in axes if shape[a] > 1]) < 2 or count < _MANY_TERMS:
+        return default(bb, call)
+    result = data
+    for axis in reversed(axes):
+        result = bb.emit_te(topi.sum, result, axis=axis, keepdims=True, primfunc_name_hint="sum")
+    result = bb.emit_te(topi.reshape, result, out)
+    if str(call.op.name) == "relax.sum":
+        return result
+    return bb.call_te(topi.divide, result, tirx.const(float(count), "float32"))
+
+
 def _clip(bb: relax.BlockBuilder, call: Any) -> Any:
     low, high = (float(a.value) for a in call.args[1:])
     return _unary(lambda x: scalar_math.clip(x, scalar_math.f32(low), scalar_math.f32(high)))(bb, call)
@@ -202,6 +227,8 @@ ELEMENTWISE: dict[str, Legalize] = {
     "multiply": _broadcasting(topi.multiply),
     "divide": _broadcasting(topi.divide),
     "sign": _unary(scalar_math.sign),
+    "mean": _sum_by_axis,
+    "sum": _sum_by_axis,
     "max": _extreme(scalar_math.maximum, -np.inf),
     "min": _extreme(scalar_math.minimum, np.inf),
     "nn.softmax": _softmax,

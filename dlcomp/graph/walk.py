@@ -97,8 +97,8 @@ def array_of(expr: Expr) -> np.ndarray | None:
 
 
 def constant(value: np.ndarray) -> Expr:
-    """A Relax constant of ``value``."""
-    return relax.const(np.ascontiguousarray(value).reshape(value.shape))
+    """A Relax constant of ``value``, in its dtype (which ``relax.const`` would narrow to 32 bits)."""
+    return relax.const(np.ascontiguousarray(value).reshape(value.shape), str(value.dtype))
 
 
 def op_name(expr: Expr) -> str:

@@ -8,7 +8,7 @@ lowered as one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from tvm import te, tirx
 from dlcomp.schedules.anchor import Anchor
 from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, dynamic_loop, local, loop, seq, vload
 from dlcomp.schedules.cpu.tile import (
+    bytes_a_cycle,
     call_rows,
     clear,
     lanes_of,
@@ -57,20 +58,20 @@ class DirectConv2d(Template):
         wl, width = workload, knobs["width"]
         blocks = wl.groups * -(-wl.co // width)
         steps = wl.kh * wl.kw * wl.ci
-        a_row = sum(
-            tile_cycles(size, width, target) * steps + 3 * size * (width // 8)
+        panel = steps * width * 4
+        weights, image = blocks * panel, wl.n * wl.h * wl.w * wl.ci * wl.groups * 4
+        lines = wl.kh * wl.w * wl.ci * wl.groups * 4
+        stream = width * 4 / bytes_a_cycle(panel, target)
+        a_line = sum(
+            max(tile_cycles(size, width, target), stream) * steps + 3 * size * (width / 8) + 20
             for _, size in split_evenly(wl.ow, knobs["rows"])
         )
-        cycles = wl.n * wl.oh * blocks * a_row
-        weights = wl.groups * steps * blocks * width * 4
-        image = wl.n * wl.h * wl.w * wl.ci * wl.groups * 4
-        lines = wl.kh * wl.w * wl.ci * wl.groups * 4
-        # Which operand streams from beyond L2 again and again: about 8 bytes a cycle.
+        # Which operand is passed over again and again, and from where it comes then.
         if knobs["weights_outer"]:
-            traffic = image * blocks if image > target.l2_bytes // 2 else 0
+            again = image * blocks / bytes_a_cycle(image, target)
         else:
-            traffic = weights * wl.n * wl.oh if weights + lines > target.l2_bytes // 2 else 0
-        return cycles + traffic / 8
+            again = weights * wl.n * wl.oh / bytes_a_cycle(weights + lines, target)
+        return wl.n * wl.oh * blocks * a_line + again
 
     def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
         """(groups*co, kh, kw, ci) to (groups, co/width, kh, kw, ci, width), zeros after the last channel."""
@@ -138,6 +139,8 @@ def _line(anchor: Anchor, wl: Conv2d, knobs: Knobs, lanes: int, block: Expr, lin
         acc = local("acc", size * width)
 
         def taps(ky: Expr) -> Stmt:
+            if fixed is None and wl.dw == 1 and wl.groups == 1:
+                return _whole_row(ky)
             statements = []
             for kx in range(wl.kw):
                 rows = [
@@ -149,21 +152,32 @@ def _line(anchor: Anchor, wl: Conv2d, knobs: Knobs, lanes: int, block: Expr, lin
                     statements.append(_channels(ky, kx, rows))
             return seq(statements) if statements else tirx.Evaluate(const(0))
 
+        def _whole_row(ky: Expr) -> Stmt:
+            """One loop over the taps and channels of a kernel row, which lie one after the other.
+
+            Written out they would read most pixels twice, and LLVM would keep those in registers that
+            the tile needs.
+            """
+            return loop("j", wl.kw * wl.ci, lambda j: _step(ky, j // wl.ci, j % wl.ci, range(size)))
+
         def _channels(ky: Expr, kx: int, rows: list[int]) -> Stmt:
             def step(ci: Expr) -> Stmt:
-                def weight(offset: int, size: int) -> Expr:
-                    return vload(packed, [group, column, ky, const(kx), ci, const(offset)], size)
-
-                def pixel(r: int) -> Expr:
-                    iy = oy * wl.sh + ky * wl.dh - wl.top
-                    ix = (start + r) * wl.sw + (kx * wl.dw - wl.left)
-                    return tirx.BufferLoad(data, [n, iy, ix, group * wl.ci + ci])
-
-                return multiply_accumulate(acc, rows, width, lanes, weight, pixel)
+                return _step(ky, const(kx), ci, rows)
 
             if wl.ci <= _UNROLLED_CHANNELS:
                 return seq([step(const(c)) for c in range(wl.ci)])
             return loop("ci", wl.ci, step)
+
+        def _step(ky: Expr, kx: Expr, ci: Expr, rows: Iterable[int]) -> Stmt:
+            def weight(offset: int, size: int) -> Expr:
+                return vload(packed, [group, column, ky, kx, ci, const(offset)], size)
+
+            def pixel(r: int) -> Expr:
+                iy = oy * wl.sh + ky * wl.dh - wl.top
+                ix = (start + r) * wl.sw + kx * wl.dw - wl.left
+                return tirx.BufferLoad(data, [n, iy, ix, group * wl.ci + ci])
+
+            return multiply_accumulate(acc, rows, width, lanes, weight, pixel)
 
         def store(channels: int) -> Stmt:
             first = group * wl.co + column * width

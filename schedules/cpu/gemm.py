@@ -15,6 +15,7 @@ from tvm import te, tirx
 from dlcomp.schedules.anchor import Anchor
 from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, local, loop, seq, vload
 from dlcomp.schedules.cpu.tile import (
+    bytes_a_cycle,
     clear,
     lanes_of,
     multiply_accumulate,
@@ -57,12 +58,16 @@ class PackedGemm(Template):
         assert isinstance(workload, Gemm)
         rows, width = knobs["rows"], knobs["width"]
         blocks, tiles = -(-workload.n // width), -(-workload.m // rows)
-        cycles = blocks * tiles * (tile_cycles(rows, width, target) * workload.k + 3 * rows * (width // 8))
-        weights = blocks * width * workload.k * 4
+        panel = workload.k * width * 4
+        weights = blocks * panel
+        chunk = knobs["chunk"] * rows * workload.k * 4
+        # Within a chunk every tile of rows reads the same panel of weights, which stays in cache ...
+        stream = width * 4 / bytes_a_cycle(panel if knobs["chunk"] > 1 else weights, target)
+        a_tile = max(tile_cycles(rows, width, target), stream) * workload.k + 3 * rows * (width / 8) + 20
+        # ... and the rows of the chunk are read again for every panel.
+        again = tiles * rows * workload.k * 4 * blocks / bytes_a_cycle(chunk, target)
         chunks = -(-tiles // knobs["chunk"])
-        panel = knobs["chunk"] * rows * workload.k * 4
-        traffic = weights * chunks + (panel * blocks * chunks if panel > target.l2_bytes // 2 else 0)
-        return cycles + traffic / 8
+        return blocks * tiles * a_tile + again + weights * chunks / bytes_a_cycle(weights + chunk, target)
 
     def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
         """(k, n) to (n/width, k, width), zeros after the last column."""

@@ -17,6 +17,10 @@ from dlcomp.schedules.cpu.emit import Expr, Stmt, const, loop, seq, splat, vload
 from dlcomp.target import Target
 
 
+# Processors that execute a 512-bit instruction as two halves: there 256 bits take half the time.
+_HALF_WIDTH_UNITS = frozenset({"znver4"})
+
+
 def pieces(width: int, lanes: int) -> list[tuple[int, int]]:
     """``width`` elements as vectors of ``lanes`` and then smaller powers of two: (offset, size).
 
@@ -115,27 +119,44 @@ def lanes_of(target: Target) -> int:
 def tile_shapes(target: Target, rows: int, columns: int) -> list[tuple[int, int]]:
     """(rows, width) of register tiles that fit: accumulators, one row of weights, one broadcast.
 
-    Two registers are kept free: without them LLVM spills on 16-register machines.
+    Widths go by half vectors, so that 24 columns need not be computed as 32; LLVM broadcasts a scalar
+    for both sizes then. Two registers are kept free: without them LLVM spills on 16-register machines.
     """
     lanes = lanes_of(target)
+    half = max(1, lanes // 2)
+    most_columns = -(-columns // half) * half
     shapes = []
-    for vectors in (1, 2, 3, 4, 6, 8):
-        if (vectors - 1) * lanes >= columns and vectors > 1:
+    for width in sorted({half * n for n in (*range(1, 9), 12, 16)}):
+        if width > most_columns:
             break
-        most = (target.vector_registers - 3 - vectors) // vectors
+        vectors = -(-width // lanes)
+        held = 3 + vectors + (4 if width % lanes else 0)
+        most = (target.vector_registers - held) // vectors
         for tall in range(1, min(most, rows) + 1):
             if tall >= min(most, rows) // 2:
-                shapes.append((tall, vectors * lanes))
+                shapes.append((tall, width))
     return shapes
 
 
 def tile_cycles(rows: int, width: int, target: Target) -> float:
     """Cycles of one reduction step of a tile: the slowest of multiply-adds, loads and their latency."""
-    vectors = -(-width // lanes_of(target))
-    fused = rows * vectors / 2
-    loads = (rows + vectors) / 2
+    lanes = lanes_of(target)
+    parts = pieces(width, lanes)
+    halves_are_cheaper = target.cpu in _HALF_WIDTH_UNITS and target.vector_bits == 512
+    fused = rows * (2 * width / lanes if halves_are_cheaper else len(parts)) / 2
+    # A load port delivers 256 bits a cycle.
+    loads = (rows + sum(max(1.0, size / 8) for _, size in parts)) / 2
     latency = 4.0
-    return max(fused, loads, latency)
+    return max(fused, loads, latency) + 0.05 * loads
+
+
+def bytes_a_cycle(resident: int, target: Target) -> float:
+    """How fast one core reads again what lies among ``resident`` bytes that it passes over in turn."""
+    if resident <= target.l1_bytes * 3 // 4:
+        return 128.0
+    if resident <= target.l2_bytes * 3 // 4:
+        return 24.0
+    return 12.0 if resident <= target.l3_bytes // 2 else 6.0
 
 
 def call_rows(

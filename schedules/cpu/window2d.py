@@ -44,25 +44,29 @@ class DirectWindow2d(Template):
     def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
         assert isinstance(workload, Window2d)
         lanes = lanes_of(target)
-        most = max(1, target.vector_registers - 4)
         widths = sorted({min(lanes * v, workload.c) for v in (1, 2, 4)})
         return [
             {"rows": min(rows, workload.ow), "width": width}
             for width in widths
-            for rows in (1, 2, 4, 7, 8, 14)
-            if rows * -(-width // lanes) <= most
+            for rows in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
+            if rows * -(-width // lanes) <= target.vector_registers - 4
         ]
 
     def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
         assert isinstance(workload, Window2d)
         wl, width = workload, knobs["width"]
-        lanes = lanes_of(target)
         full, tail = divmod(wl.c, width)
-        taps = wl.kh * wl.kw
 
         def tile(rows: int, channels: int) -> float:
-            vectors = channels // lanes + (channels % lanes).bit_count()
-            return max(rows * vectors, (rows + 1) * vectors * 0.7, 4) * taps + 12 + 2 * rows * vectors
+            vectors = len(pieces(channels, lanes_of(target)))
+            # LLVM keeps the pixels that neighbouring outputs share in registers; if there are too few,
+            # it spills accumulators instead.
+            pixels = (rows - 1) * wl.sw + (wl.kw - 1) * wl.dw + 1
+            shared = pixels if pixels < rows * wl.kw else 0
+            spilled = rows + shared + 2 > target.vector_registers // vectors
+            loads = wl.kh * vectors * (min(pixels, rows * wl.kw) + (wl.kw if wl.kind == "depthwise" else 0))
+            work = rows * vectors * wl.kh * wl.kw
+            return (2.5 if spilled else 1.0) * max(work, loads, 4 * wl.kh * wl.kw) + 12 + 2 * rows * vectors
 
         row = sum(
             full * tile(size, width) + (tile(size, tail) if tail else 0)
