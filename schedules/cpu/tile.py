@@ -16,7 +16,6 @@ from dlcomp.schedules.anchor import Anchor
 from dlcomp.schedules.cpu.emit import Expr, Stmt, const, loop, seq, splat, vload, vstore
 from dlcomp.target import Target
 
-
 # Processors that execute a 512-bit instruction as two halves: there 256 bits take half the time.
 _HALF_WIDTH_UNITS = frozenset({"znver4"})
 

@@ -6,7 +6,8 @@ Vectors run along the channels, a tile is a run of output pixels; borders are re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,7 +27,15 @@ from dlcomp.schedules.cpu.emit import (
     vload,
     vstore,
 )
-from dlcomp.schedules.cpu.tile import call_rows, clear, lanes_of, pieces, split_evenly, write_back
+from dlcomp.schedules.cpu.tile import (
+    bytes_a_cycle,
+    call_rows,
+    clear,
+    lanes_of,
+    pieces,
+    split_evenly,
+    write_back,
+)
 from dlcomp.schedules.parallel import parallel_kind
 from dlcomp.schedules.template import Knobs, Template, annotations
 from dlcomp.schedules.workload import Window2d, Workload
@@ -34,7 +43,10 @@ from dlcomp.target import Target
 
 
 class DirectWindow2d(Template):
-    """Knobs: ``rows`` (output pixels) and ``width`` (channels) of a tile."""
+    """Knobs: ``rows`` (output pixels) and ``width`` (channels) of a tile, and whether all channels of a
+    tile's pixels come before the next pixels (``pixels_outer``: the image is read as it lies) or a line of
+    pixels before the next channels (the weights stay in L1).
+    """
 
     name: ClassVar[str] = "window2d.direct"
 
@@ -45,11 +57,13 @@ class DirectWindow2d(Template):
         assert isinstance(workload, Window2d)
         lanes = lanes_of(target)
         widths = sorted({min(lanes * v, workload.c) for v in (1, 2, 4)})
+        heights = sorted({min(rows, workload.ow) for rows in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)})
         return [
-            {"rows": min(rows, workload.ow), "width": width}
+            {"rows": rows, "width": width, "pixels_outer": outer}
             for width in widths
-            for rows in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
+            for rows in heights
             if rows * -(-width // lanes) <= target.vector_registers - 4
+            for outer in (0, 1)
         ]
 
     def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
@@ -72,7 +86,16 @@ class DirectWindow2d(Template):
             full * tile(size, width) + (tile(size, tail) if tail else 0)
             for _, size in split_evenly(wl.ow, knobs["rows"])
         )
-        return wl.n * wl.oh * row
+        lines = wl.n * wl.oh
+        if knobs["pixels_outer"]:
+            weights = wl.kh * wl.kw * wl.c * 4 if wl.kind == "depthwise" else 0
+            tiles = -(-wl.ow // knobs["rows"])
+            # Beside the pixels a quarter of L1 is left for the weights.
+            again = tiles * weights / bytes_a_cycle(4 * weights, target)
+        else:
+            # Pixels of one column lie apart; what comes from beyond L2 then comes without prefetching.
+            again = 4 * wl.w * wl.c / 16 if 4 * wl.h * wl.w * wl.c > target.l2_bytes else 0.0
+        return lines * (row + again)
 
     def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
         """(c, kh, kw, 1) to (kh, kw, c)."""
@@ -99,80 +122,94 @@ class DirectWindow2d(Template):
 
     def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
         assert isinstance(workload, Window2d)
-        wl, width = workload, knobs["width"]
-        full, tail = divmod(wl.c, width)
+        wl = workload
 
         def task(line: Expr) -> Stmt:
-            statements = []
-            if full:
-                statements.append(
-                    loop(
-                        "block",
-                        full,
-                        lambda b: _line(anchor, wl, knobs, lanes_of(target), line, b * width, width),
-                    )
-                )
-            if tail:
-                statements.append(_line(anchor, wl, knobs, lanes_of(target), line, const(full * width), tail))
-            return seq(statements)
+            return _line(anchor, wl, knobs, lanes_of(target), line)
 
         kind = parallel_kind(4 * wl.flops, target)
         return anchor.schedule_of(loop("line", wl.n * wl.oh, task, kind))
 
 
-def _line(
-    anchor: Anchor, wl: Window2d, knobs: Knobs, most: int, line: Expr, channel: Expr, width: int
-) -> Stmt:
-    """One row of output pixels of ``width`` channels from ``channel``."""
-    data = anchor.inputs[0]
-    n, oy = line // wl.oh, line % wl.oh
-    parts = pieces(width, most)
+def _line(anchor: Anchor, wl: Window2d, knobs: Knobs, lanes: int, line: Expr) -> Stmt:
+    """One row of output pixels."""
+    width = knobs["width"]
+    full, tail = divmod(wl.c, width)
 
-    def inside(start: int, size: int) -> bool:
-        return start * wl.sw >= wl.left and (start + size - 1) * wl.sw + (wl.kw - 1) * wl.dw - wl.left < wl.w
+    def special(start: int, size: int) -> bool:
+        """Whether a column of the kernel lies outside the image."""
+        last = (start + size - 1) * wl.sw + (wl.kw - 1) * wl.dw - wl.left
+        return start * wl.sw < wl.left or last >= wl.w
+
+    def pixels(tile: Callable[[_Pixels], Stmt]) -> Stmt:
+        pieces = split_evenly(wl.ow, knobs["rows"])
+        return call_rows(pieces, special, lambda start, size, fixed: tile(_Pixels(line, start, size, fixed)))
+
+    def channels(tile: Callable[[Expr, int], Stmt]) -> Stmt:
+        statements = [loop("block", full, lambda b: tile(b * width, width))] if full else []
+        return seq([*statements, tile(const(full * width), tail)] if tail else statements)
+
+    if knobs["pixels_outer"]:
+        return pixels(lambda at: channels(lambda first, size: _tile(anchor, wl, at, first, size, lanes)))
+    return channels(lambda first, size: pixels(lambda at: _tile(anchor, wl, at, first, size, lanes)))
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """``size`` output pixels of ``line`` from ``start``, which is ``fixed`` where it is known."""
+
+    line: Expr
+    start: Expr
+    size: int
+    fixed: int | None
+
+
+def _tile(anchor: Anchor, wl: Window2d, pixels: _Pixels, channel: Expr, width: int, most: int) -> Stmt:
+    """``width`` channels from ``channel`` of a tile of pixels."""
+    data = anchor.inputs[0]
+    n, oy = pixels.line // wl.oh, pixels.line % wl.oh
+    start, size, fixed = pixels.start, pixels.size, pixels.fixed
+    parts = pieces(width, most)
 
     def reads(kx: int, ox: int) -> bool:
         return 0 <= ox * wl.sw + kx * wl.dw - wl.left < wl.w
 
-    def tile(start: Expr, size: int, fixed: int | None) -> Stmt:
-        acc = local("acc", size * width)
-        first, last = _kernel_rows(wl, oy)
+    acc = local("acc", size * width)
+    first, last = _kernel_rows(wl, oy)
 
-        def taps(ky: Expr) -> Stmt:
-            statements: list[Stmt] = []
-            for kx in range(wl.kw):
-                rows = [r for r in range(size) if fixed is None or reads(kx, fixed + r)]
-                if not rows:
-                    continue
-                for offset, lanes in parts:
-                    weight = None
-                    if wl.kind == "depthwise":
-                        weight = tirx.Var("w", f"float32x{lanes}" if lanes > 1 else "float32")
-                        taken = vload(anchor.inputs[1], [ky, const(kx), channel + offset], lanes)
-                        statements.append(tirx.Bind(weight, taken))
-                    for r in rows:
-                        iy = oy * wl.sh + ky * wl.dh - wl.top
-                        ix = (start + r) * wl.sw + (kx * wl.dw - wl.left)
-                        pixel = vload(data, [n, iy, ix, channel + offset], lanes)
-                        at = [const(r * width + offset)]
-                        new = _combine(wl.kind, vload(acc, at, lanes), pixel, weight, lanes)
-                        statements.append(vstore(acc, new, at, lanes))
-            return seq(statements) if statements else tirx.Evaluate(const(0))
+    def taps(ky: Expr) -> Stmt:
+        statements: list[Stmt] = []
+        for kx in range(wl.kw):
+            rows = [r for r in range(size) if fixed is None or reads(kx, fixed + r)]
+            if not rows:
+                continue
+            for offset, lanes in parts:
+                weight = None
+                if wl.kind == "depthwise":
+                    weight = tirx.Var("w", f"float32x{lanes}" if lanes > 1 else "float32")
+                    taken = vload(anchor.inputs[1], [ky, const(kx), channel + offset], lanes)
+                    statements.append(tirx.Bind(weight, taken))
+                for r in rows:
+                    iy = oy * wl.sh + ky * wl.dh - wl.top
+                    ix = (start + r) * wl.sw + (kx * wl.dw - wl.left)
+                    pixel = vload(data, [n, iy, ix, channel + offset], lanes)
+                    at = [const(r * width + offset)]
+                    new = _combine(wl.kind, vload(acc, at, lanes), pixel, weight, lanes)
+                    statements.append(vstore(acc, new, at, lanes))
+        return seq(statements) if statements else tirx.Evaluate(const(0))
 
-        begin = -tirx.infinity("float32") if wl.kind == "max" else tirx.const(0, "float32")
-        fill = clear(acc, size, width, most, begin)
-        scale = []
-        if wl.kind.startswith("avg"):
-            for r in range(size):
-                count = _covered(wl, oy, None if fixed is None else fixed + r)
-                scale += [_divide(acc, r * width + offset, lanes, count) for offset, lanes in parts]
-        stores = [
-            write_back(anchor, acc, r, width, width, most, [n, oy, start + r], channel) for r in range(size)
-        ]
-        body = dynamic_loop("ky", first, tirx.max(const(0), last - first), taps)
-        return seq([alloc(acc), fill, body, *scale, *stores])
-
-    return call_rows(split_evenly(wl.ow, knobs["rows"]), lambda s, z: not inside(s, z), tile)
+    begin = -tirx.infinity("float32") if wl.kind == "max" else tirx.const(0, "float32")
+    fill = clear(acc, size, width, most, begin)
+    scale = []
+    if wl.kind.startswith("avg"):
+        for r in range(size):
+            count = _covered(wl, oy, None if fixed is None else fixed + r)
+            scale += [_divide(acc, r * width + offset, lanes, count) for offset, lanes in parts]
+    stores = [
+        write_back(anchor, acc, r, width, width, most, [n, oy, start + r], channel) for r in range(size)
+    ]
+    body = dynamic_loop("ky", first, tirx.max(const(0), last - first), taps)
+    return seq([alloc(acc), fill, body, *scale, *stores])
 
 
 def _combine(kind: str, acc: Expr, pixel: Expr, weight: Expr | None, lanes: int) -> Expr:
