@@ -6,12 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 TUTORIALS = Path(__file__).resolve().parent.parent / "tutorials"
 
 
-@pytest.mark.slow
 def test_the_demo_reads_its_picture() -> None:
     command = [sys.executable, TUTORIALS / "01_compile_and_run.py"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
