@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,8 +28,18 @@ from dlcomp.target import Target
 _LOG = logging.getLogger(__name__)
 
 
-def compile_model(model: Model, target: str | Mapping[str, Any] | Target = "host") -> Artifact:
+def compile_model(
+    model: Model, target: str | Mapping[str, Any] | Target = "host", *, winograd: bool = True
+) -> Artifact:
     """``model`` as a runnable artifact for ``target``.
+
+    Parameters
+    ----------
+    model : Model
+    target : str, mapping or Target
+    winograd : bool
+        Whether 3x3 convolutions may be computed by minimal filtering: two to three times as fast, three bits
+        less exact, and a NaN or infinity in the image spreads over the whole tile of 4 x 4 outputs.
 
     Raises
     ------
@@ -41,13 +51,21 @@ def compile_model(model: Model, target: str | Mapping[str, Any] | Target = "host
         A phase failed; the message names it and the cause is attached.
     """
     resolved = Target.parse(target)
-    build = _cuda if resolved.kind == "cuda" else _cpu
-    program = build(model, resolved)
+    if resolved.kind == "cuda":
+        program = _cuda(model, resolved)
+    else:
+        program = _cpu(model, resolved, without=() if winograd else ("conv2d.winograd",))
     with _phase("package"):
-        return Artifact.build(program, model_name=model.name, history=model.history, source=model.path)
+        return Artifact.build(
+            program,
+            options={"winograd": winograd},
+            model_name=model.name,
+            history=model.history,
+            source=model.path,
+        )
 
 
-def _cpu(model: Model, target: Target) -> Program:
+def _cpu(model: Model, target: Target, without: Collection[str]) -> Program:
     # 1. The graph: same numbers, better form.
     with _phase("graph"):
         module = prepare(model.module)
@@ -56,7 +74,7 @@ def _cpu(model: Model, target: Target) -> Program:
         module = fold_constants(module)
     # 2. Operators become TensorIR definitions over packed weights, with their epilogues fused.
     with _phase("lower"):
-        module = lower(module, target)
+        module = lower(module, target, without)
     # 3. Every kernel gets its schedule.
     with _phase("schedule"):
         module, kernels = _schedule_all(module, target)

@@ -7,6 +7,7 @@ function into a ``tvm.s_tir.Schedule`` by the template that its block names, or 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,19 @@ from dlcomp.schedules.cpu import default
 from dlcomp.schedules.cpu.conv2d import DirectConv2d
 from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm
 from dlcomp.schedules.cpu.window2d import DirectWindow2d
+from dlcomp.schedules.cpu.winograd import WinogradConv2d
 from dlcomp.schedules.rewrite import UnknownExpression
 from dlcomp.schedules.template import Knobs, Template
 from dlcomp.schedules.workload import Workload, from_text
 from dlcomp.target import Target
 
-TEMPLATES: tuple[Template, ...] = (DirectConv2d(), PackedGemm(), DirectBatchMatmul(), DirectWindow2d())
+TEMPLATES: tuple[Template, ...] = (
+    DirectConv2d(),
+    WinogradConv2d(),
+    PackedGemm(),
+    DirectBatchMatmul(),
+    DirectWindow2d(),
+)
 
 
 @dataclass(frozen=True)
@@ -34,12 +42,18 @@ class Scheduled:
     workload: Workload | None = None
 
 
-def select(workload: Workload, target: Target) -> tuple[Template, Knobs] | None:
-    """The first template that accepts ``workload``, with the knobs that its estimate likes best."""
-    for template in TEMPLATES:
-        if template.accepts(workload, target):
-            return template, template.choose(workload, target)
-    return None
+def select(
+    workload: Workload, target: Target, without: Collection[str] = ()
+) -> tuple[Template, Knobs] | None:
+    """The template and the knobs that the estimates like best among those that accept ``workload``.
+
+    Templates named in ``without`` are not asked.
+    """
+    asked = [t for t in TEMPLATES if t.name not in without and t.accepts(workload, target)]
+    chosen = [(t, t.choose(workload, target)) for t in asked]
+    if not chosen:
+        return None
+    return min(chosen, key=lambda choice: choice[0].estimate(workload, choice[1], target))
 
 
 def schedule(func: Any, target: Target) -> Scheduled:

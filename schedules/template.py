@@ -40,8 +40,10 @@ class Template(ABC):
     def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
         """Cycles of one core, from registers, loads and tails alone."""
 
-    def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
-        """The constant operand as the kernel reads it; unchanged unless overridden."""
+    def pack(
+        self, workload: Workload, knobs: Knobs, weight: np.ndarray
+    ) -> np.ndarray | tuple[np.ndarray, ...]:
+        """The constant operand as the kernel reads it, or several; unchanged unless overridden."""
         return weight
 
     @abstractmethod

@@ -23,6 +23,9 @@ def command(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: MODEL with .dlc, here.")
     ] = None,
     shape: Shapes = None,
+    winograd: Annotated[
+        bool, typer.Option("--winograd/--no-winograd", help="3x3 convolutions by minimal filtering.")
+    ] = True,
     json: Json = None,
     verbose: Verbose = 0,
 ) -> int:
@@ -33,7 +36,7 @@ def command(
     chosen = dlcomp.Target.parse(target)
     path = output or Path(f"{model.stem}.dlc")
     begin = time.perf_counter()
-    artifact = dlcomp.load(model, parse_shapes(shape)).compile(chosen)
+    artifact = dlcomp.load(model, parse_shapes(shape)).compile(chosen, winograd=winograd)
     artifact.save(path)
     seconds = time.perf_counter() - begin
     report = {"artifact": str(path), "target": chosen, "bytes": path.stat().st_size, "seconds": seconds}

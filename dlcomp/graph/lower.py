@@ -7,6 +7,8 @@ after fusion the same template finds it again.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -19,18 +21,21 @@ from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workl
 from dlcomp.target import Target
 
 Expr = Any
+# Who computes a workload: a template and its knobs, or None.
+Choose = Callable[[Workload], Any]
 # Element-wise operators may be fused behind a function of this pattern (TVM's kOutEWiseFusable).
 _FUSABLE = {"op_pattern": 4}
 
 
-def lower(module: IRModule, target: Target) -> IRModule:
-    """All operators of ``module`` as calls of PrimFuncs, fused, for a CPU."""
+def lower(module: IRModule, target: Target, without: Collection[str] = ()) -> IRModule:
+    """All operators of ``module`` as fused PrimFuncs for a CPU, by other templates than ``without``."""
+    choose = functools.partial(select, target=target, without=without)
     table = {f"relax.{name}": function for name, function in ELEMENTWISE.items()}
     table |= {
-        "relax.nn.conv2d": lambda bb, call: _conv2d(bb, call, target),
-        "relax.matmul": lambda bb, call: _matmul(bb, call, target),
-        "relax.nn.max_pool2d": lambda bb, call: _pool2d(bb, call, target),
-        "relax.nn.avg_pool2d": lambda bb, call: _pool2d(bb, call, target),
+        "relax.nn.conv2d": lambda bb, call: _conv2d(bb, call, choose),
+        "relax.matmul": lambda bb, call: _matmul(bb, call, choose),
+        "relax.nn.max_pool2d": lambda bb, call: _pool2d(bb, call, choose),
+        "relax.nn.avg_pool2d": lambda bb, call: _pool2d(bb, call, choose),
     }
     with target.to_tvm():
         # TopK, CumSum and the like, which have no legalization.
@@ -47,17 +52,21 @@ def lower(module: IRModule, target: Target) -> IRModule:
 
 
 def _anchored(
-    bb: relax.BlockBuilder, call: Any, workload: Workload, target: Target, operands: list[Expr]
+    bb: relax.BlockBuilder, call: Any, workload: Workload, choose: Choose, operands: list[Expr]
 ) -> Any:
     """The call of the template's definition, constants packed for it; TVM's own if there is no template."""
-    chosen = select(workload, target)
+    chosen = choose(workload)
     if chosen is None:
         return default(bb, call)
     template, knobs = chosen
     packed = [operands[0]]
     for operand in operands[1:]:
         array = array_of(operand)
-        packed.append(operand if array is None else constant(template.pack(workload, knobs, array)))
+        if array is None:
+            packed.append(operand)
+            continue
+        parts = template.pack(workload, knobs, array)
+        packed += [constant(part) for part in (parts if isinstance(parts, tuple) else (parts,))]
 
     def define(*tensors: Any) -> Any:
         return template.compute(workload, knobs, *tensors)
@@ -66,7 +75,7 @@ def _anchored(
     return bb.call_te(define, *packed, primfunc_name_hint=hint, primfunc_attrs=_FUSABLE)
 
 
-def _conv2d(bb: relax.BlockBuilder, call: Any, target: Target) -> Any:
+def _conv2d(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
     data, weight = call.args
     attrs = call.attrs
     array = array_of(weight)
@@ -91,7 +100,7 @@ def _conv2d(bb: relax.BlockBuilder, call: Any, target: Target) -> Any:
         weight = constant(array.reshape(co, ci).T)
     else:
         workload = Conv2d(n, h, w, ci, out[1], out[2], co // groups, **geometry, groups=groups)
-    return _anchored(bb, call, workload, target, [data, weight])
+    return _anchored(bb, call, workload, choose, [data, weight])
 
 
 def _reads(out: int, kernel: int, stride: int, dilation: int, before: int, size: int) -> bool:
@@ -100,7 +109,7 @@ def _reads(out: int, kernel: int, stride: int, dilation: int, before: int, size:
     return bool(((starts >= 0) & (starts < size)).any())
 
 
-def _matmul(bb: relax.BlockBuilder, call: Any, target: Target) -> Any:
+def _matmul(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
     left, right = call.args
     a, b = shape_of(left), shape_of(right)
     if a is None or b is None or len(a) < 2 or len(b) < 2 or not is_f32(left, right):
@@ -120,10 +129,10 @@ def _matmul(bb: relax.BlockBuilder, call: Any, target: Target) -> Any:
         workload = BatchMatmul(batch, m, n, k)
     if 0 in (m, n, k):
         return default(bb, call)
-    return _anchored(bb, call, workload, target, [left, right])
+    return _anchored(bb, call, workload, choose, [left, right])
 
 
-def _pool2d(bb: relax.BlockBuilder, call: Any, target: Target) -> Any:
+def _pool2d(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
     data, attrs = call.args[0], call.attrs
     shape, out = shape_of(data), shape_of(call)
     if shape is None or out is None or not is_f32(data) or str(attrs.layout) != "NHWC":
@@ -139,4 +148,4 @@ def _pool2d(bb: relax.BlockBuilder, call: Any, target: Target) -> Any:
     if not (_reads(out[1], kh, sh, dh, top, h) and _reads(out[2], kw, sw, dw, left, w)):
         return default(bb, call)
     workload = Window2d(kind, n, h, w, c, out[1], out[2], kh, kw, sh, sw, dh, dw, top, left, bottom, right)
-    return _anchored(bb, call, workload, target, [data])
+    return _anchored(bb, call, workload, choose, [data])

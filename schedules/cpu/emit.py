@@ -51,6 +51,11 @@ def local(name: str, size: int, dtype: str = "float32") -> Expr:
     return tirx.decl_buffer((size,), dtype, name=name, scope="local")
 
 
+def scratch(name: str, shape: Sequence[int], dtype: str = "float32") -> Expr:
+    """A buffer in memory for one task; it must be declared with :func:`alloc`."""
+    return tirx.decl_buffer(tuple(shape), dtype, name=name, scope="global")
+
+
 def alloc(buffer: Expr) -> Stmt:
     """The declaration of a local or scratch buffer."""
     return tirx.AllocBuffer(buffer)

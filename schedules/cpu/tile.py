@@ -75,7 +75,7 @@ def multiply_accumulate(
 def write_back(
     anchor: Anchor,
     acc: Expr,
-    row: int,
+    row: Expr | int,
     stride: int,
     width: int,
     lanes: int,
@@ -90,7 +90,7 @@ def write_back(
     def store(offset: int, size: int) -> Stmt:
         def lane(v: Expr) -> Stmt:
             indices = [*lead, column + offset + v]
-            value = tirx.BufferLoad(acc, [const(row * stride + offset) + v])
+            value = tirx.BufferLoad(acc, [row * const(stride) + offset + v])
             return tirx.BufferStore(anchor.output, anchor.epilogue(indices, value, tirx.BufferLoad), indices)
 
         return loop("v", size, lane, "vectorized")

@@ -13,7 +13,6 @@ from small_programs import x_of
 import dlcomp
 from dlcomp.codegen.program import Program
 from dlcomp.errors import ArtifactError, ToolMissing
-from dlcomp.runtime import compat
 from dlcomp.runtime.artifact import Artifact
 from dlcomp.target import Target
 
@@ -29,7 +28,7 @@ def refuse(saved: Path, path: Path, change: Any) -> str:
 
 def test_missing_cpu_features_are_listed(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     have = Target.host().features
-    monkeypatch.setattr(compat, "host_features", lambda: frozenset(have[2:]))
+    monkeypatch.setattr("dlcomp.target.host_features", lambda: frozenset(have[2:]))
     with pytest.raises(ArtifactError) as caught:
         dlcomp.open(saved)
     assert f"{have[0]}, {have[1]}" in str(caught.value)
