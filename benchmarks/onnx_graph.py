@@ -9,6 +9,18 @@ import onnx
 from onnx import helper, numpy_helper
 
 
+def one_node(
+    kind: str, inputs: dict[str, tuple[int, ...]], weights: dict[str, np.ndarray], **attributes: Any
+) -> onnx.ModelProto:
+    """A network of a single operator, float32; its operands are the inputs and then the weights."""
+    node = helper.make_node(kind, [*inputs, *weights], ["y"], name="y", **attributes)
+    kinds = {**inputs, "y": None}
+    *values, result = (helper.make_tensor_value_info(k, onnx.TensorProto.FLOAT, v) for k, v in kinds.items())
+    stored = [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in weights.items()]
+    graph = helper.make_graph([node], kind, values, [result], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
 class GraphBuilder:
     """Collects nodes and weights; every ``op`` call returns the name of its output."""
 

@@ -17,6 +17,7 @@ from dlcomp.schedules import anchor as anchors
 from dlcomp.schedules.cpu import default
 from dlcomp.schedules.cpu.conv2d import DirectConv2d
 from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm
+from dlcomp.schedules.cpu.gemm_blocked import BlockedGemm, BlockedMatmul
 from dlcomp.schedules.cpu.window2d import DirectWindow2d
 from dlcomp.schedules.cpu.winograd import WinogradConv2d
 from dlcomp.schedules.rewrite import UnknownExpression
@@ -28,7 +29,9 @@ TEMPLATES: tuple[Template, ...] = (
     DirectConv2d(),
     WinogradConv2d(),
     PackedGemm(),
+    BlockedGemm(),
     DirectBatchMatmul(),
+    BlockedMatmul(),
     DirectWindow2d(),
 )
 

@@ -140,18 +140,26 @@ def bench(
     # The peer first: should its name or model be wrong, nothing has been measured in vain.
     label, other = _peer(artifact, feed, count, compare, model)
     ours = _staged(artifact, feed, count)
-    sides = [ours] if other is None else [ours, other]
+    name, target = artifact.manifest.name, str(artifact.target)
+    if other is None:
+        _warm_up(ours, warmup_s)
+        (turns,) = _take_turns([ours], min_time_s, min_runs)
+        return BenchResult(name, target, count, Latency.of([seconds for turn in turns for seconds in turn]))
+    latency, theirs, ratio = in_turn(ours, other, warmup_s=warmup_s, min_time_s=min_time_s, min_runs=min_runs)
+    return BenchResult(name, target, count, latency, label, theirs, ratio)
+
+
+def in_turn(
+    ours: Runner, theirs: Runner, *, warmup_s: float = 0.2, min_time_s: float = 1.0, min_runs: int = 20
+) -> tuple[Latency, Latency, Ratio]:
+    """Time two functions in turn, in one process; the options are those of :func:`bench`."""
+    sides = [ours, theirs]
     for side in sides:
         _warm_up(side, warmup_s)
     turns = _take_turns(sides, min_time_s, min_runs)
-    times = [[seconds for turn in side for seconds in turn] for side in turns]
-    result = BenchResult(artifact.manifest.name, str(artifact.target), count, Latency.of(times[0]))
-    if other is None:
-        return result
+    first, second = (Latency.of([seconds for turn in side for seconds in turn]) for side in turns)
     ratios = [float(np.median(b) / np.median(a)) for a, b in zip(*turns, strict=True)]
-    return BenchResult(
-        result.name, result.target, count, result.latency, label, Latency.of(times[1]), Ratio.of(ratios)
-    )
+    return first, second, Ratio.of(ratios)
 
 
 def _staged(artifact: Artifact, feed: Mapping[str, Any], count: int) -> Runner:

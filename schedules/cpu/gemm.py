@@ -6,6 +6,7 @@ cores may store the same value in the same place), and no tile needs a case of i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -63,6 +64,7 @@ class PackedGemm(Template):
         chunk = knobs["chunk"] * rows * workload.k * 4
         # Within a chunk every tile of rows reads the same panel of weights, which stays in cache ...
         stream = width * 4 / bytes_a_cycle(panel if knobs["chunk"] > 1 else weights, target)
+        stream += colliding(workload.k, rows)
         a_tile = max(tile_cycles(rows, width, target), stream) * workload.k + 3 * rows * (width / 8) + 20
         # ... and the rows of the chunk are read again for every panel.
         again = tiles * rows * workload.k * 4 * blocks / bytes_a_cycle(chunk, target)
@@ -115,7 +117,7 @@ class PackedGemm(Template):
                     width,
                     lanes,
                     lambda offset, size: vload(packed, [block, k, const(offset)], size),
-                    lambda r: tirx.BufferLoad(data, [*_unflatten(first + r, lead_shape), k]),
+                    lambda r: tirx.BufferLoad(data, [*unflatten(first + r, lead_shape), k]),
                 )
 
             def store(columns: int) -> Stmt:
@@ -128,7 +130,7 @@ class PackedGemm(Template):
                             width,
                             columns,
                             lanes,
-                            _unflatten(first + r, lead_shape),
+                            unflatten(first + r, lead_shape),
                             block * width,
                         )
                         for r in range(rows)
@@ -169,9 +171,19 @@ class DirectBatchMatmul(Template):
         assert isinstance(workload, BatchMatmul)
         rows, width = knobs["rows"], knobs["width"]
         blocks, tail = divmod(workload.n, width)
-        per_step = blocks * tile_cycles(rows, width, target) + (
-            tile_cycles(rows, tail, target) if tail else 0
-        )
+        # Rows of the right operand lie n elements apart, each in lines of its own.
+        right = workload.k * workload.n * 4
+        distant = 64 * -(-width // 16) / bytes_a_cycle(right, target)
+        if right > target.l1_bytes:
+            # No prefetching across them: a start for every row, longer from beyond L2.
+            distant += 8 if right <= target.l2_bytes * 3 // 4 else 20
+
+        distant += colliding(workload.k, rows)
+
+        def step(columns: int) -> float:
+            return max(tile_cycles(rows, columns, target), distant) if columns else 0.0
+
+        per_step = blocks * step(width) + step(tail)
         return workload.batch * -(-workload.m // rows) * per_step * workload.k
 
     def compute(self, workload: Workload, knobs: Knobs, *operands: Any) -> Any:
@@ -182,8 +194,8 @@ class DirectBatchMatmul(Template):
 
         def at(*indices: Expr) -> Expr:
             *batch, m, n = indices
-            a = left[(*_aligned(batch, left.shape[:-2]), m, k)]
-            b = right[(*_aligned(batch, right.shape[:-2]), k, n)]
+            a = left[(*aligned(batch, left.shape[:-2]), m, k)]
+            b = right[(*aligned(batch, right.shape[:-2]), k, n)]
             return te.sum(a * b, axis=[k])
 
         shape = (*batch_shape, workload.m, workload.n)
@@ -199,9 +211,9 @@ class DirectBatchMatmul(Template):
         batch_shape = [int(d) for d in anchor.output.shape[:-2]]
 
         def task(index: Expr) -> Stmt:
-            batch = _unflatten(index // tiles, batch_shape)
+            batch = unflatten(index // tiles, batch_shape)
             first = tirx.min(index % tiles * rows, const(workload.m - rows))
-            a_batch, b_batch = _aligned(batch, left.shape[:-2]), _aligned(batch, right.shape[:-2])
+            a_batch, b_batch = aligned(batch, left.shape[:-2]), aligned(batch, right.shape[:-2])
 
             def tile(column: Expr, columns: int) -> Stmt:
                 acc = local("acc", rows * columns)
@@ -233,7 +245,16 @@ class DirectBatchMatmul(Template):
         return anchor.schedule_of(loop("task", workload.batch * tiles, task, kind))
 
 
-def _unflatten(index: Expr, shape: Sequence[int]) -> list[Expr]:
+def colliding(k: int, rows: int) -> float:
+    """Cycles a step for lines that rows of ``k`` elements push out of L1 again, being in the same sets.
+
+    For 64 sets of eight lines, some of which the other operand needs.
+    """
+    places = 4096 // math.gcd(k * 4, 4096)
+    return 3.0 * rows if rows > 5 * places else 0.0
+
+
+def unflatten(index: Expr, shape: Sequence[int]) -> list[Expr]:
     """The multi-index of a flat ``index`` into ``shape``; dimensions of one are zero."""
     result: list[Expr] = []
     varying = [d for d in shape if d != 1]
@@ -256,7 +277,7 @@ def _broadcast(left: Sequence[int], right: Sequence[int]) -> list[int]:
     return list(np.broadcast_shapes(tuple(left), tuple(right)))
 
 
-def _aligned(batch: Sequence[Expr], shape: Sequence[Any]) -> list[Expr]:
+def aligned(batch: Sequence[Expr], shape: Sequence[Any]) -> list[Expr]:
     """The batch indices of an operand whose batch dimensions broadcast to ``batch``."""
     own = batch[len(batch) - len(shape) :]
     return [const(0) if int(d) == 1 else i for i, d in zip(own, shape, strict=True)]

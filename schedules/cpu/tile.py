@@ -125,10 +125,14 @@ def tile_shapes(target: Target, rows: int, columns: int) -> list[tuple[int, int]
     half = max(1, lanes // 2)
     most_columns = -(-columns // half) * half
     shapes = []
-    for width in sorted({half * n for n in (*range(1, 9), 12, 16)}):
+    for width in sorted({half * n for n in (*range(1, 9), 12, 16, 32, 48)}):
         if width > most_columns:
             break
         vectors = -(-width // lanes)
+        if rows == 1 and vectors <= target.vector_registers - 4:
+            # A weight is used once, so it needs no register.
+            shapes.append((1, width))
+            continue
         held = 3 + vectors + (4 if width % lanes else 0)
         most = (target.vector_registers - held) // vectors
         for tall in range(1, min(most, rows) + 1):

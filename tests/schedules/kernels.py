@@ -1,0 +1,44 @@
+"""A template's kernel, built for given knobs and run: without a network around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tvm
+from tvm import te
+
+from dlcomp.schedules import TEMPLATES, schedule
+from dlcomp.schedules.template import Knobs, Template
+from dlcomp.schedules.workload import Workload
+from dlcomp.target import Target
+
+
+def template(name: str) -> Template:
+    return next(t for t in TEMPLATES if t.name == name)
+
+
+def run(
+    name: str,
+    workload: Workload,
+    knobs: Knobs,
+    operands: Sequence[np.ndarray],
+    shape: tuple[int, ...],
+    target: str = "host",
+    constant: bool = True,
+) -> np.ndarray:
+    """The float32 result of ``shape``; operands after the first are packed if they are ``constant``."""
+    chosen, resolved = template(name), Target.parse(target)
+    given = [operands[0]]
+    for operand in operands[1:]:
+        packed = chosen.pack(workload, knobs, operand) if constant else operand
+        given += packed if isinstance(packed, tuple) else [packed]
+    tensors = [te.placeholder(value.shape, "float32") for value in given]
+    function = te.create_prim_func([*tensors, chosen.compute(workload, knobs, *tensors)])
+    scheduled = schedule(function, resolved)
+    assert scheduled.label.startswith(name)
+    built = tvm.tirx.build(scheduled.schedule.mod, target=resolved.to_tvm())
+    # Whatever a kernel does not write is seen.
+    result = tvm.runtime.tensor(np.full(shape, np.nan, "float32"))
+    built["main"](*(tvm.runtime.tensor(value) for value in given), result)
+    return result.numpy()
