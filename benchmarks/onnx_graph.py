@@ -21,6 +21,15 @@ def one_node(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def conv_chain(
+    shape: tuple[int, ...], weight: np.ndarray, bias: np.ndarray, *, stride: int = 1, groups: int = 1
+) -> onnx.ModelProto:
+    """A convolution that keeps the size (over its stride), on an image x (n, c, h, w)."""
+    pad = weight.shape[2] // 2
+    attributes = {"strides": [stride] * 2, "pads": [pad] * 4, "group": groups}
+    return one_node("Conv", {"x": shape}, {"weight": weight, "bias": bias}, **attributes)
+
+
 class GraphBuilder:
     """Collects nodes and weights; every ``op`` call returns the name of its output."""
 

@@ -14,7 +14,7 @@ from typing import Any
 from tvm import IRModule, s_tir
 
 from dlcomp.schedules import anchor as anchors
-from dlcomp.schedules.cpu import default
+from dlcomp.schedules.cpu import default, transpose
 from dlcomp.schedules.cpu.conv2d import DirectConv2d
 from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm
 from dlcomp.schedules.cpu.gemm_blocked import BlockedGemm, BlockedMatmul
@@ -80,6 +80,10 @@ def schedule(func: Any, target: Target) -> Scheduled:
             )
         except UnknownExpression:
             pass  # an epilogue that cannot be taken apart: the operator's definition still runs
+    crossing = transpose.find(func)
+    turned = transpose.schedule(func, crossing, target) if crossing else None
+    if turned is not None:
+        return Scheduled(turned, "transpose.tiled")
     return Scheduled(default.schedule(func, target), "default")
 
 
