@@ -68,7 +68,8 @@ class PackedGemm(Template):
         a_tile = max(tile_cycles(rows, width, target), stream) * workload.k + 3 * rows * (width / 8) + 20
         # ... and the rows of the chunk are read again for every panel.
         again = tiles * rows * workload.k * 4 * blocks / bytes_a_cycle(chunk, target)
-        chunks = -(-tiles // knobs["chunk"])
+        # Chunks of one tile pass over the weights in ``stream`` already.
+        chunks = -(-tiles // knobs["chunk"]) if knobs["chunk"] > 1 else 0
         return blocks * tiles * a_tile + again + weights * chunks / bytes_a_cycle(weights + chunk, target)
 
     def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
