@@ -133,7 +133,7 @@ def tile_shapes(target: Target, rows: int, columns: int) -> list[tuple[int, int]
             # A weight is used once, so it needs no register.
             shapes.append((1, width))
             continue
-        held = 3 + vectors + (4 if width % lanes else 0)
+        held = 3 + vectors + (4 if width % lanes else 0) + (2 if vectors >= 4 else 0)
         most = (target.vector_registers - held) // vectors
         for tall in range(1, min(most, rows) + 1):
             if tall >= min(most, rows) // 2:

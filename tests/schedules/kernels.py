@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tvm
@@ -18,6 +19,27 @@ def template(name: str) -> Template:
     return next(t for t in TEMPLATES if t.name == name)
 
 
+def prepared(
+    name: str,
+    workload: Workload,
+    knobs: Knobs,
+    operands: Sequence[np.ndarray],
+    target: Target,
+    constant: bool = True,
+) -> tuple[Any, list[np.ndarray]]:
+    """The scheduled function, and its operands; those after the first are packed if they are ``constant``."""
+    chosen = template(name)
+    given = [operands[0]]
+    for operand in operands[1:]:
+        packed = chosen.pack(workload, knobs, operand) if constant else operand
+        given += packed if isinstance(packed, tuple) else [packed]
+    tensors = [te.placeholder(value.shape, "float32") for value in given]
+    function = te.create_prim_func([*tensors, chosen.compute(workload, knobs, *tensors)])
+    scheduled = schedule(function, target)
+    assert scheduled.label.startswith(name)
+    return scheduled.schedule.mod, given
+
+
 def run(
     name: str,
     workload: Workload,
@@ -27,17 +49,10 @@ def run(
     target: str = "host",
     constant: bool = True,
 ) -> np.ndarray:
-    """The float32 result of ``shape``; operands after the first are packed if they are ``constant``."""
-    chosen, resolved = template(name), Target.parse(target)
-    given = [operands[0]]
-    for operand in operands[1:]:
-        packed = chosen.pack(workload, knobs, operand) if constant else operand
-        given += packed if isinstance(packed, tuple) else [packed]
-    tensors = [te.placeholder(value.shape, "float32") for value in given]
-    function = te.create_prim_func([*tensors, chosen.compute(workload, knobs, *tensors)])
-    scheduled = schedule(function, resolved)
-    assert scheduled.label.startswith(name)
-    built = tvm.tirx.build(scheduled.schedule.mod, target=resolved.to_tvm())
+    """The float32 result of ``shape``."""
+    resolved = Target.parse(target)
+    module, given = prepared(name, workload, knobs, operands, resolved, constant)
+    built = tvm.tirx.build(module, target=resolved.to_tvm())
     # Whatever a kernel does not write is seen.
     result = tvm.runtime.tensor(np.full(shape, np.nan, "float32"))
     built["main"](*(tvm.runtime.tensor(value) for value in given), result)

@@ -1,0 +1,126 @@
+"""What LLVM makes of the inner loops: as many multiply-adds as the tile has, all in registers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import tvm
+from kernels import prepared
+
+from dlcomp.schedules import select
+from dlcomp.schedules.cpu.tile import lanes_of, pieces, split_evenly
+from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
+from dlcomp.target import Target
+
+TARGETS = {
+    "x86_64-linux-gnu:haswell": ("ymm", r"vfn?madd\d+ps"),
+    "x86_64-linux-gnu:znver4": ("zmm", r"vfn?madd\d+ps"),
+    "aarch64-linux-gnu:cortex-a72": ("v", r"fmla"),
+}
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The instructions from a label to the last jump back to it."""
+
+    lines: tuple[str, ...]
+
+    def count(self, pattern: str) -> int:
+        return sum(bool(re.match(rf"{pattern}\b", line)) for line in self.lines)
+
+    @property
+    def on_stack(self) -> list[str]:
+        """Vector moves to or from the stack: what a spilled register costs."""
+        return [
+            line
+            for line in self.lines
+            if re.search(r"\(%r[sb]p|\[sp|\[x29", line) and re.search(r"[xyz]mm|\bq\d", line)
+        ]
+
+
+def loops(assembly: str) -> list[Loop]:
+    """The innermost loops of a listing."""
+    lines = [line.strip() for line in assembly.splitlines()]
+    starts: dict[str, int] = {}
+    found = []
+    for number, line in enumerate(lines):
+        if label := re.match(r"(\.L\w+):", line):
+            starts[label[1]] = number
+            continue
+        jump = re.match(r"(?:j\w+|b\.?\w*|cbn?z\s+\w+,|tbn?z\s.*,)\s*(\.L\w+)", line)
+        if jump and jump[1] in starts:
+            body = lines[starts[jump[1]] + 1 : number]
+            if not any(re.match(r"\.L\w+:", inner) for inner in body):
+                found.append(Loop(tuple(inner for inner in body if inner and not inner.startswith("."))))
+    return found
+
+
+def build(
+    workload: Workload, operands: list[np.ndarray], target: Target, constant: bool = True
+) -> tuple[str, dict]:
+    found = select(workload, target, without=("conv2d.winograd",))
+    assert found is not None
+    template, knobs = found
+    function, _ = prepared(template.name, workload, knobs, operands, target, constant)
+    return tvm.tirx.build(function, target=target.to_tvm()).inspect_source("asm"), dict(knobs)
+
+
+def array(*shape: int) -> np.ndarray:
+    return np.zeros(shape, "float32")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_gemm_keeps_its_tile_in_registers(name: str) -> None:
+    register, multiply = TARGETS[name]
+    target = Target.parse(name)
+    assembly, knobs = build(Gemm(240, 96, 64), [array(240, 64), array(64, 96)], target)
+    best = max(loops(assembly), key=lambda loop: loop.count(multiply))
+    parts = len(pieces(knobs["width"], lanes_of(target)))
+    # LLVM may write several steps of the reduction one after the other.
+    assert best.count(multiply) % (knobs["rows"] * parts) == 0
+    assert best.count(multiply) >= knobs["rows"] * parts
+    assert any(register in line for line in best.lines)
+    assert not best.on_stack
+    assert "gather" not in assembly
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_products_of_two_operands_too(name: str) -> None:
+    target = Target.parse(name)
+    assembly, knobs = build(BatchMatmul(1, 48, 96, 64), [array(1, 48, 64), array(1, 64, 96)], target, False)
+    best = max(loops(assembly), key=lambda loop: loop.count(TARGETS[name][1]))
+    parts = len(pieces(min(knobs["width"], 96), lanes_of(target)))
+    assert best.count(TARGETS[name][1]) % (knobs["rows"] * parts) == 0
+    assert not best.on_stack
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_convolution_reads_no_padding_and_spills_nothing(name: str) -> None:
+    target = Target.parse(name)
+    workload = Conv2d(1, 28, 28, 64, 28, 28, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1)
+    assembly, knobs = build(workload, [array(1, 28, 28, 64), array(64, 3, 3, 64)], target)
+    inner = [loop for loop in loops(assembly) if loop.count(TARGETS[name][1])]
+    parts = len(pieces(knobs["width"], lanes_of(target)))
+    heights = {size for _, size in split_evenly(28, knobs["rows"])}
+    # Tiles at the border leave out the taps that lie outside.
+    expected = {rows * parts for size in heights for rows in (size, size - 1)}
+    assert inner
+    for loop in inner:
+        assert any(loop.count(TARGETS[name][1]) % count == 0 for count in expected)
+        assert not loop.on_stack
+    assert "gather" not in assembly
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_depthwise_multiplies_whole_vectors(name: str) -> None:
+    register, multiply = TARGETS[name]
+    target = Target.parse(name)
+    workload = Window2d("depthwise", 1, 28, 28, 64, 28, 28, 3, 3, 1, 1, 1, 1, 1, 1)
+    assembly, _ = build(workload, [array(1, 28, 28, 64), array(64, 3, 3, 1)], target)
+    used = [line.strip() for line in assembly.splitlines() if re.match(rf"\s*{multiply}\b", line)]
+    assert used
+    assert all(register in line for line in used)
+    assert "gather" not in assembly
