@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx
@@ -18,6 +18,8 @@ __all__ = ["load"]
 def load(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    values: Mapping[str, Any] | None = None,
 ) -> Model:
     """Read a network and import it into Relax with static shapes.
 
@@ -28,6 +30,9 @@ def load(
         network that has some must be given as a path.
     shapes : mapping of str to sequence of int, optional
         A full shape for every input with a symbolic dimension, by input name.
+    values : mapping of str to array, optional
+        Inputs to fix: they become constants and are no inputs any more. What decides about shapes (the
+        axes of a reduction, the sizes of a Resize, the k of a TopK) must be known here.
 
     Returns
     -------
@@ -49,10 +54,11 @@ def load(
     from dlcomp.frontend.relax_import import import_network
     from dlcomp.frontend.shapes import bind
     from dlcomp.frontend.simplify import simplify
+    from dlcomp.frontend.values import fix
 
     network, name = read(source)
     check_network(network, name)
-    bound = infer(bind(network, shapes or {}), name)
+    bound = infer(bind(fix(network, values or {}), shapes or {}), name)
     check_nodes(bound, name)
     model = import_network(simplify(bound), source=bound, name=name)
     return replace(model, path=os.fspath(source)) if isinstance(source, str | os.PathLike) else model

@@ -176,12 +176,12 @@ def _hint(error: Exception) -> str | None:
     return None
 
 
-def require_positive(dims: tuple[int, ...], where: str) -> None:
-    """Refuse zero-sized and negative dimensions.
+def require_sizes(dims: tuple[int, ...], where: str) -> None:
+    """Refuse negative dimensions.
 
     Raises
     ------
     UsageError
     """
-    if any(dim < 1 for dim in dims):
-        raise UsageError(f"every dimension must be at least 1, got {dims}", where=where)
+    if any(dim < 0 for dim in dims):
+        raise UsageError(f"no dimension can be negative, got {dims}", where=where)

@@ -86,7 +86,7 @@ def unsupported(graph: onnx.GraphProto) -> tuple[UnsupportedOp, ...]:
     """All operator types in ``graph`` that cannot be imported, most frequent first."""
     found: dict[str, list[str]] = {}
     for node in nodes(graph):
-        if not _is_supported(node):
+        if not is_supported(node):
             found.setdefault(qualified(node), []).append(label(node))
     ranked = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
     return tuple(UnsupportedOp(op, tuple(names)) for op, names in ranked)
@@ -105,7 +105,8 @@ def require_supported(graph: onnx.GraphProto, name: str) -> None:
         )
 
 
-def _is_supported(node: onnx.NodeProto) -> bool:
+def is_supported(node: onnx.NodeProto) -> bool:
+    """Whether the importer has a converter for ``node``'s operator."""
     if node.domain in ("", "ai.onnx"):
         return node.op_type in STANDARD
     return node.domain == _CONTRIB_DOMAIN and node.op_type in CONTRIB

@@ -98,7 +98,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _require_static(main: Any, name: str) -> None:
-    """Refuse empty and huge values, and those whose shape is only known when the network runs."""
+    """Refuse huge values, and those whose shape is only known when the network runs."""
     from tvm import relax
 
     values: list[Any] = []
@@ -116,12 +116,6 @@ def _require_static(main: Any, name: str) -> None:
         if not isinstance(value.ty, relax.TensorType):
             continue
         elements = math.prod(_static(value.ty))
-        if elements == 0:
-            raise ModelError(
-                f"a tensor is empty: {value.name!r} has the shape {_static(value.ty)}",
-                where=name,
-                hint="the input is too small for this network; give a larger shape",
-            )
         if elements > _MOST_ELEMENTS:
             raise ModelError(
                 f"a tensor is too large: {value.name!r} has the shape {_static(value.ty)}",

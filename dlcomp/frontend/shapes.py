@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 
 from dlcomp.errors import UsageError
-from dlcomp.frontend.check import real_inputs, require_positive
+from dlcomp.frontend.check import real_inputs, require_sizes
 
 # Exporters write these for "unknown"; two of them need not be equal.
 _ANONYMOUS = frozenset({"", "?", "-1", "None"})
@@ -73,7 +73,7 @@ def _checked(name: str, shape: Sequence[int], inputs: Mapping[str, Dims | None])
         dims = tuple(operator.index(dim) for dim in shape)
     except TypeError as error:
         raise UsageError(f"expected a sequence of integers, got {shape!r}", where=where) from error
-    require_positive(dims, where)
+    require_sizes(dims, where)
     expected = inputs[name]
     if expected is None:
         return dims

@@ -18,6 +18,7 @@ import onnx
 import onnx.inliner
 from onnx import numpy_helper
 
+from dlcomp.frontend.bodies import inline_bodies
 from dlcomp.frontend.fold import fold, replace_nodes
 
 _LOG = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def simplify(network: onnx.ModelProto) -> onnx.ModelProto:
     The inputs and outputs keep their names, order and types. If onnxsim fails or what it made is not
     sound, the network comes back with its constants folded only.
     """
-    plain = normalise(network)
+    plain = normalise(inline_bodies(normalise(network)))
     fold(plain)
     try:
         folded = _onnxsim(plain)

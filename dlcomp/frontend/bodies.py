@@ -1,0 +1,55 @@
+"""Operators that ONNX defines by others: replaced by their function bodies where there is no better way.
+
+The bodies come with the onnx package, for the opset of the network; those that depend on types and attributes
+(Attention, the losses) are made for the node at hand.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx.inliner
+
+from dlcomp.frontend.inference import inferred
+from dlcomp.frontend.operators import is_supported, nodes
+
+# Bodies may hold operators that have bodies themselves.
+_DEEPEST = 4
+
+
+def has_body(node: onnx.NodeProto, opsets: dict[str, int]) -> bool:
+    """Whether ONNX defines ``node``'s operator by a function, in the version that is imported."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+    except onnx.defs.SchemaError:
+        return False
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def opset_versions(network: onnx.ModelProto) -> dict[str, int]:
+    """Version by domain; the standard domain by both of its names."""
+    found = {entry.domain: entry.version for entry in network.opset_import}
+    standard = found.get("", found.get("ai.onnx", 1))
+    return {**found, "": standard, "ai.onnx": standard}
+
+
+def inline_bodies(network: onnx.ModelProto) -> onnx.ModelProto:
+    """``network`` with every operator that is not supported, but has a body, replaced by that body."""
+    opsets = opset_versions(network)
+    for _ in range(_DEEPEST):
+        found = {
+            (node.domain, node.op_type)
+            for node in nodes(network.graph)
+            if not is_supported(node) and has_body(node, opsets)
+        }
+        if not found:
+            break
+        typed = onnx.ModelProto()
+        typed.CopyFrom(network)
+        try:
+            graph = inferred(network)
+        except Exception:  # bodies that need no types are inlined all the same
+            graph = network.graph
+        del typed.graph.value_info[:]
+        typed.graph.value_info.extend(graph.value_info)
+        network = onnx.inliner.inline_selected_functions(typed, sorted(found), inline_schema_functions=True)
+    return network

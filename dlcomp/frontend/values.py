@@ -1,0 +1,57 @@
+"""Inputs that are fixed when the model is loaded: axes, target shapes, counts, all that never changes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from dlcomp.errors import UsageError
+from dlcomp.frontend.check import dtype_name, real_inputs
+from dlcomp.frontend.shapes import declared
+
+
+def fix(network: onnx.ModelProto, values: Mapping[str, Any]) -> onnx.ModelProto:
+    """A copy of ``network`` in which the inputs named in ``values`` are constants.
+
+    Raises
+    ------
+    UsageError
+        No such input, another dtype, or a shape that the input cannot have.
+    """
+    if not values:
+        return network
+    inputs = {value.name: value for value in real_inputs(network.graph)}
+    constants = {name: _checked(name, value, inputs) for name, value in values.items()}
+    result = onnx.ModelProto()
+    result.CopyFrom(network)
+    kept = [value for value in network.graph.input if value.name not in constants]
+    del result.graph.input[:]
+    result.graph.input.extend(kept)
+    result.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    # Before IR version 4 every initializer had to be an input.
+    result.ir_version = max(result.ir_version, 4)
+    return result
+
+
+def _checked(name: str, value: Any, inputs: Mapping[str, onnx.ValueInfoProto]) -> np.ndarray:
+    if name not in inputs:
+        near = difflib.get_close_matches(name, inputs, n=3, cutoff=0.4) or list(inputs)[:5]
+        raise UsageError(f"the model has no input {name!r}", hint=f"its inputs: {', '.join(map(repr, near))}")
+    where, array = f"value of input {name!r}", np.asarray(value)
+    wanted = dtype_name(inputs[name].type.tensor_type.elem_type)
+    if str(array.dtype) != wanted:
+        raise UsageError(f"it is {array.dtype}, the model has {wanted}", where=where)
+    shape = declared(inputs[name])
+    if shape is None:
+        return array
+    fits = len(shape) == array.ndim and all(
+        isinstance(want, str) or want == got for want, got in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise UsageError(f"it has the shape {list(array.shape)}, the model has {list(shape)}", where=where)
+    return array
