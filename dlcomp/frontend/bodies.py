@@ -45,11 +45,34 @@ def inline_bodies(network: onnx.ModelProto) -> onnx.ModelProto:
             break
         typed = onnx.ModelProto()
         typed.CopyFrom(network)
+        _write_defaults(typed.graph, found, opsets)
         try:
             graph = inferred(network)
         except Exception:  # bodies that need no types are inlined all the same
             graph = network.graph
         del typed.graph.value_info[:]
         typed.graph.value_info.extend(graph.value_info)
+        typed.graph.value_info.extend(_type_of(tensor) for tensor in network.graph.initializer)
+        # The inliner asks for the type of an operand that is left out, too.
+        typed.graph.value_info.append(onnx.helper.make_tensor_value_info("", onnx.TensorProto.FLOAT, None))
         network = onnx.inliner.inline_selected_functions(typed, sorted(found), inline_schema_functions=True)
+        kept = [value for value in network.graph.value_info if value.name]
+        del network.graph.value_info[:]
+        network.graph.value_info.extend(kept)
     return network
+
+
+def _write_defaults(graph: onnx.GraphProto, found: set[tuple[str, str]], opsets: dict[str, int]) -> None:
+    """Attributes that a node leaves out, as its schema has them: bodies refer to them by name."""
+    for node in nodes(graph):
+        if (node.domain, node.op_type) not in found:
+            continue
+        schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+        given = {attribute.name for attribute in node.attribute}
+        for name, attribute in schema.attributes.items():
+            if name not in given and attribute.default_value.name:
+                node.attribute.append(attribute.default_value)
+
+
+def _type_of(tensor: onnx.TensorProto) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))

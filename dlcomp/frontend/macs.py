@@ -45,7 +45,7 @@ def static_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
     for value in (*real_inputs(graph), *graph.value_info, *graph.output):
         if value.type.WhichOneof("value") != "tensor_type":
             continue
-        dims = declared(value)
+        dims = declared(value, least=0)
         if dims is not None and all(isinstance(dim, int) for dim in dims):
             known[value.name] = tuple(int(dim) for dim in dims)
     return known

@@ -31,6 +31,13 @@ STANDARD = frozenset(
     ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze Upsample Where Xor
     """.split()
 )
+# Those that TVM's importer lacks and converters of our own take (dlcomp.frontend.ops; a test compares them).
+OWN = frozenset(
+    """
+    BitCast Col2Im ConvInteger CumProd DFT Det LpNormalization QLinearConv QLinearMatMul ReverseSequence
+    TensorScatter
+    """.split()
+)
 # Those of onnxruntime's own domain.
 CONTRIB = frozenset(
     "Attention BiasGelu EmbedLayerNormalization FastGelu Gelu MatMulInteger16 SkipLayerNormalization".split()
@@ -108,5 +115,5 @@ def require_supported(graph: onnx.GraphProto, name: str) -> None:
 def is_supported(node: onnx.NodeProto) -> bool:
     """Whether the importer has a converter for ``node``'s operator."""
     if node.domain in ("", "ai.onnx"):
-        return node.op_type in STANDARD
+        return node.op_type in STANDARD or node.op_type in OWN
     return node.domain == _CONTRIB_DOMAIN and node.op_type in CONTRIB

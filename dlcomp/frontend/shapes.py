@@ -18,18 +18,20 @@ Dim = int | str
 Dims = tuple[Dim, ...]
 
 
-def declared(value: onnx.ValueInfoProto) -> Dims | None:
-    """The shape in the file: an int, a symbol, or ``?`` for each dimension; None for unknown rank."""
+def declared(value: onnx.ValueInfoProto, *, least: int = 1) -> Dims | None:
+    """The shape in the file: an int, a symbol, or ``?`` for each dimension; None for unknown rank.
+
+    Exporters write -1 or 0 where they do not know a size; what is below ``least`` is taken so.
+    """
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
-    return tuple(_dim(dim) for dim in tensor.shape.dim)
+    return tuple(_dim(dim, least) for dim in tensor.shape.dim)
 
 
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
-    if dim.HasField("dim_value") and dim.dim_value > 0:
+def _dim(dim: onnx.TensorShapeProto.Dimension, least: int) -> Dim:
+    if dim.HasField("dim_value") and dim.dim_value >= least:
         return int(dim.dim_value)
-    # Some exporters write -1 or 0 where they do not know.
     return "?" if dim.dim_param in _ANONYMOUS else str(dim.dim_param)
 
 

@@ -20,6 +20,7 @@ from onnx import numpy_helper
 
 from dlcomp.frontend.bodies import inline_bodies
 from dlcomp.frontend.fold import fold, replace_nodes
+from dlcomp.frontend.unroll import unroll
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ def simplify(network: onnx.ModelProto) -> onnx.ModelProto:
     """
     plain = normalise(inline_bodies(normalise(network)))
     fold(plain)
+    if any(node.op_type in ("Scan", "Loop", "If") for node in plain.graph.node):
+        plain = normalise(inline_bodies(normalise(unroll(plain))))
+        fold(plain)
     try:
         folded = _onnxsim(plain)
         onnx.checker.check_model(folded)

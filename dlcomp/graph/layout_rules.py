@@ -239,7 +239,8 @@ def _pad(values: Values, call: Expr) -> Stored:
     value = values.stored(call.args[0])
     widths = [int(w) for w in call.attrs.pad_width]
     moved = [w for d in value.order for w in widths[2 * d : 2 * d + 2]]
-    new = relax.op.nn.pad(value.expr, moved, float(call.attrs.pad_value), str(call.attrs.pad_mode))
+    mode, filling = str(call.attrs.pad_mode), float(call.attrs.pad_value)
+    new = relax.op.nn.pad(value.expr, moved, pad_mode=mode, pad_value=filling)
     return values.emit(new, value.order)
 
 

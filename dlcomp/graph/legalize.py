@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx, topi
 
-from dlcomp.graph import scalar_math
+from dlcomp.graph import integer_math, scalar_math
 from dlcomp.graph.walk import array_of, dtype_of, shape_of
 
 Expr = Any
@@ -48,12 +48,20 @@ def _unary(function: Callable[[Expr], Expr]) -> Legalize:
     return legalize
 
 
-def _binary(function: Callable[[Expr, Expr], Expr]) -> Legalize:
-    """A float32 operator of two operands that broadcast, by ``function``; other types are left to TVM."""
+def _integers(function: Callable[[Expr, Expr], Expr], floats: Legalize) -> Legalize:
+    """``function`` for integers, ``floats`` for every other type."""
+    whole = _binary(function, lambda call: all("int" in dtype_of(arg) for arg in call.args))
+    return lambda bb, call: (whole if "int" in dtype_of(call.args[0]) else floats)(bb, call)
+
+
+def _binary(
+    function: Callable[[Expr, Expr], Expr], takes: Callable[[Any], bool] = lambda call: is_f32(*call.args)
+) -> Legalize:
+    """An operator of two operands that broadcast, by ``function``; types that it does not take go to TVM."""
 
     def legalize(bb: relax.BlockBuilder, call: Any) -> Any:
         shape = shape_of(call)
-        if shape is None or not is_f32(*call.args):
+        if shape is None or not takes(call):
             return default(bb, call)
         name = str(call.op.name).rsplit(".", 1)[-1]
 
@@ -225,7 +233,10 @@ ELEMENTWISE: dict[str, Legalize] = {
     "add": _broadcasting(topi.add),
     "subtract": _broadcasting(topi.subtract),
     "multiply": _broadcasting(topi.multiply),
-    "divide": _broadcasting(topi.divide),
+    "divide": _integers(integer_math.divide, _broadcasting(topi.divide)),
+    "floor_divide": _integers(integer_math.floor_divide, default),
+    "mod": _integers(integer_math.mod, default),
+    "floor_mod": _integers(integer_math.floor_mod, default),
     "sign": _unary(scalar_math.sign),
     "mean": _sum_by_axis,
     "sum": _sum_by_axis,

@@ -10,7 +10,7 @@ import numpy as np
 
 from dlcomp.errors import DlcompError, InternalError
 from dlcomp.model import Signature
-from dlcomp.runtime import native, threads
+from dlcomp.runtime import dlpack, native, threads
 
 # Generated code may load whole vectors from the start of a buffer, so buffers start on this boundary.
 ALIGNMENT = 64
@@ -26,6 +26,8 @@ _HINT = "compile the model again; if it stays, this is a fault of dlcomp: please
 def aligned_empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
     """An uninitialised array whose data starts on a 64-byte boundary."""
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    if size == 0:
+        return np.empty(shape, dtype)
     block = np.empty(size + ALIGNMENT, np.uint8)
     start = -block.ctypes.data % ALIGNMENT
     array: np.ndarray = block[start : start + size].view(dtype).reshape(shape)
@@ -96,7 +98,9 @@ class Session:
     def _tensor(self, array: np.ndarray) -> Any:
         import tvm_ffi
 
-        return tvm_ffi.from_dlpack(array)
+        return tvm_ffi.from_dlpack(
+            dlpack.Export(array) if dlpack.is_foreign(array.dtype) or not array.size else array
+        )
 
     def _bind(self, weights: Sequence[np.ndarray]) -> tuple[Any, ...]:
         """The arguments behind the inputs: one tuple of all weights, if there are any."""
@@ -130,6 +134,8 @@ class Session:
         A large one is the VM's fresh memory itself, unless the model passes an input or a weight through.
         A small one is copied, which costs less than finding out whether it is a constant of the VM.
         """
+        if str(result.dtype) in dlpack.FOREIGN:
+            return dlpack.imported(result, str(result.dtype))
         array = np.from_dlpack(result)
         if array.nbytes <= _SMALL or not array.flags.writeable:
             return np.array(array)
@@ -149,6 +155,8 @@ def _bounds(arrays: Sequence[np.ndarray]) -> tuple[int, int]:
 
 def _aligned(array: np.ndarray) -> np.ndarray:
     flags = array.flags
+    if array.size == 0:
+        return np.empty(array.shape, array.dtype)
     if flags.c_contiguous and flags.writeable and array.ctypes.data % ALIGNMENT == 0:
         return array
     copy = aligned_empty(array.shape, array.dtype)

@@ -54,6 +54,7 @@ _DECIDING = {
     "Expand": (1,),
     "HammingWindow": (0,),
     "HannWindow": (0,),
+    "Loop": (0, 1),
     "MaxUnpool": (2,),
     "MelWeightMatrix": (0, 1, 2, 3, 4),
     "OneHot": (1,),
@@ -139,7 +140,6 @@ def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 
 
 def _is_symbolic(value: onnx.ValueInfoProto) -> bool:
-    shape = value.type.tensor_type.shape
-    return any(not dim.HasField("dim_value") for dim in shape.dim) or not value.type.tensor_type.HasField(
-        "shape"
-    )
+    """Whether a dimension is open; exporters write zero, too, where they do not know."""
+    kind = value.type.tensor_type
+    return not kind.HasField("shape") or any(dim.dim_value <= 0 for dim in kind.shape.dim)

@@ -53,7 +53,8 @@ def load(name: str) -> Case:
     """The case called ``name``."""
     case = _tests()[name]
     if case.model is not None:
-        return Case(name, case.model, case.data_sets, case.rtol, case.atol)
+        data = [([_array(v) for v in given], [_array(v) for v in right]) for given, right in case.data_sets]
+        return Case(name, case.model, data, case.rtol, case.atol)
     folder = Path(case.model_dir)
     model = onnx.load(folder / "model.onnx")
     data = [
@@ -61,6 +62,13 @@ def load(name: str) -> Case:
         for part in sorted(folder.glob("test_data_set_*"))
     ]
     return Case(name, model, data, case.rtol, case.atol)
+
+
+def _array(value: Any) -> Any:
+    """Types that NumPy lacks are given as ONNX tensors, and some scalars as NumPy's."""
+    if isinstance(value, onnx.TensorProto):
+        return numpy_helper.to_array(value)
+    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def _stored(folder: Path, prefix: str, values: Any) -> list[Any]:

@@ -10,8 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dlcomp.frontend.ops import basic
+from dlcomp.frontend.ops import arithmetic, basic, kernels, movement, normalization, quantized, spectral
 
 Converter = Callable[[Any, dict[str, Any]], Any]
 
-CONVERTERS: Mapping[str, Converter] = {**basic.CONVERTERS}
+CONVERTERS: Mapping[str, Converter] = {
+    **basic.CONVERTERS,
+    **arithmetic.CONVERTERS,
+    **kernels.CONVERTERS,
+    **movement.CONVERTERS,
+    **normalization.CONVERTERS,
+    **quantized.CONVERTERS,
+    **spectral.CONVERTERS,
+}

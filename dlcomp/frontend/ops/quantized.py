@@ -1,0 +1,113 @@
+"""Integer operators of ONNX, exactly as it defines them: wide accumulators, then one rounding to even.
+
+Operands become 32-bit integers less their zero points; products and sums of those are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from dlcomp.frontend.ops.arithmetic import dtype_of, shape_of
+
+
+def _centred(x: Any, zero: Any, axis: int | None = None) -> Any:
+    """``x - zero`` as int32; a zero point of more than one element lies along ``axis``."""
+    wide = relax.op.astype(x, "int32")
+    if zero is None:
+        return wide
+    return relax.op.subtract(wide, _along(zero, axis, len(shape_of(x)), "int32"))
+
+
+def _along(value: Any, axis: int | None, rank: int, cast: str = "") -> Any:
+    """``value`` (a tensor of one element, or of one for each place of ``axis``) so that it broadcasts."""
+    dims = shape_of(value)
+    if cast:
+        value = relax.op.astype(value, cast)
+    count = int(np.prod(dims))
+    if count == 1:
+        return relax.op.reshape(value, [1] * rank) if rank else value
+    if len(dims) != 1 or axis is None:
+        return value
+    return relax.op.reshape(value, [count if d == axis % rank else 1 for d in range(rank)])
+
+
+def _requantized(total: Any, scale: Any, zero: Any, axis: int | None, rank: int) -> Any:
+    """``saturate(round(total * scale) + zero)`` in the type of ``zero``."""
+    kind = dtype_of(zero)
+    info = np.iinfo(kind)
+    value = relax.op.multiply(relax.op.astype(total, "float32"), scale)
+    value = relax.op.add(relax.op.round(value), _along(zero, axis, rank, "float32"))
+    return relax.op.astype(relax.op.clip(value, float(info.min), float(info.max)), kind)
+
+
+def _product(a: Any, b: Any) -> Any:
+    return relax.op.matmul(a, b, out_dtype="int32")
+
+
+def _mat_mul_integer(inputs: Any, attrs: dict[str, Any]) -> Any:
+    a, b = inputs[0], inputs[1]
+    a_zero, b_zero = (inputs[i] if len(inputs) > i else None for i in (2, 3))
+    return _product(_centred(a, a_zero, -2), _centred(b, b_zero, -1))
+
+
+def _q_linear_mat_mul(inputs: Any, attrs: dict[str, Any]) -> Any:
+    a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = inputs[:8]
+    total = _product(_centred(a, a_zero, -2), _centred(b, b_zero, -1))
+    rank = max(len(shape_of(a)), len(shape_of(b)))
+    left, right, out = (
+        _along(scale, axis, rank, "float32") for scale, axis in ((a_scale, -2), (b_scale, -1), (y_scale, -1))
+    )
+    return _requantized(total, relax.op.divide(relax.op.multiply(left, right), out), y_zero, -1, rank)
+
+
+def _convolution(x: Any, x_zero: Any, w: Any, w_zero: Any, attrs: dict[str, Any]) -> Any:
+    """An int32 convolution of centred operands: what it pads with is the zero point."""
+    dims, kernel = shape_of(x), shape_of(w)[2:]
+    x, w = _centred(x, x_zero), _centred(w, w_zero, 0)
+    rank = len(kernel)
+    strides = [int(v) for v in attrs.get("strides", [1] * rank)]
+    dilations = [int(v) for v in attrs.get("dilations", [1] * rank)]
+    pads = [int(v) for v in attrs.get("pads", [0] * (2 * rank))]
+    automatic = attrs.get("auto_pad", b"NOTSET")
+    automatic = automatic.decode() if isinstance(automatic, bytes) else automatic
+    if automatic.startswith("SAME"):
+        for d in range(rank):
+            size = dims[2 + d]
+            out = -(-size // strides[d])
+            total = max(0, (out - 1) * strides[d] + (kernel[d] - 1) * dilations[d] + 1 - size)
+            low = total // 2 if automatic == "SAME_UPPER" else -(-total // 2)
+            pads[d], pads[d + rank] = low, total - low
+    if rank not in (1, 2):
+        raise ValueError(f"integer convolutions over {rank} dimensions are not supported")
+    op = relax.op.nn.conv2d if rank == 2 else relax.op.nn.conv1d
+    groups = int(attrs.get("group", 1))
+    return op(x, w, strides=strides, padding=pads, dilation=dilations, groups=groups, out_dtype="int32")
+
+
+def _conv_integer(inputs: Any, attrs: dict[str, Any]) -> Any:
+    x, w = inputs[0], inputs[1]
+    x_zero, w_zero = (inputs[i] if len(inputs) > i else None for i in (2, 3))
+    return _convolution(x, x_zero, w, w_zero, attrs)
+
+
+def _q_linear_conv(inputs: Any, attrs: dict[str, Any]) -> Any:
+    x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = inputs[:8]
+    bias = inputs[8] if len(inputs) > 8 else None
+    total = _convolution(x, x_zero, w, w_zero, attrs)
+    rank = len(shape_of(x))
+    if bias is not None:
+        total = relax.op.add(total, _along(bias, 1, rank))
+    given, weight, out = (_along(s, 1, rank, "float32") for s in (x_scale, w_scale, y_scale))
+    return _requantized(total, relax.op.divide(relax.op.multiply(given, weight), out), y_zero, 1, rank)
+
+
+CONVERTERS: Mapping[str, Any] = {
+    "ConvInteger": _conv_integer,
+    "MatMulInteger": _mat_mul_integer,
+    "QLinearConv": _q_linear_conv,
+    "QLinearMatMul": _q_linear_mat_mul,
+}
