@@ -133,7 +133,7 @@ class _Machine:
         if one.reset:
             acc.check_range(int(dst.min()), int(dst.max()) + 1, step)
             acc.data[np.unique(dst)] = 0
-            self._writes(dst, step, mirrored=False)
+            self._writes(dst, step, mirrored=not self.strict)
             self.counters.reset_uops += one.steps
             return
         src = arithmetic.indices(uops[:, 1], one.src_factor_out, one.src_factor_in, one)

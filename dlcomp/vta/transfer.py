@@ -56,7 +56,8 @@ class Dram:
         if not valid.all():
             message = f"byte {int(np.argmin(valid))} of output {buffer.name!r} was never stored"
             raise ProgramFault("uninitialised", message)
-        return self.data[buffer.address : buffer.end].view(np.int8).copy()
+        contents: npt.NDArray[np.int8] = self.data[buffer.address : buffer.end].view(np.int8).copy()
+        return contents
 
     def rows(self, one: isa.Transfer, size: int, step: Step) -> npt.NDArray[np.int64]:
         """First bytes of the rows; ProgramFault if one lies outside every buffer."""
@@ -96,7 +97,8 @@ def load(
     _check_load(one, memory, count, dram.config, strict, step)
     block = np.zeros((one.rows, one.columns, size), np.uint8)
     if one.pad_min:
-        block[...] = 128
+        # The least number of the element: of an int32 only the top byte is 0x80.
+        block[..., 3 if memory == "acc" else 0 :: 4 if memory == "acc" else 1] = 128
     for row, start in enumerate(dram.rows(one, size, step).tolist()):
         end = start + one.x_size * size
         if not dram.valid[start:end].all():
@@ -111,6 +113,8 @@ def load(
     pad.valid[where] = True
     if pad.name == "acc":
         # The mirror keeps what it had: a STORE now would write the old numbers.
+        if strict:
+            pads["out"].shadow.write(where, step)
         pads["out"].valid[where] = False
         if not strict:
             pads["out"].data[where] = pad.data[where].astype(np.int8)
