@@ -130,10 +130,13 @@ class _Simulation:
             self.stalls[name][reason] = self.stalls[name].get(reason, 0) + cycles
 
     def _advance(self, now: int) -> None:
-        for number in range(3):
-            stage = self.stages[number]
-            if stage.running < 0:
-                self._start(number, stage, now)
+        waiting = -1
+        # A start makes room in a queue, which may let another stage start.
+        while waiting != len(self.waiting):
+            waiting = len(self.waiting)
+            for number in range(3):
+                if self.stages[number].running < 0:
+                    self._start(number, self.stages[number], now)
         self._grant(now)
 
     def _start(self, number: int, stage: _Stage, now: int) -> None:

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,3 +185,11 @@ class DramLayout:
         self._next += math.ceil(size / _PAGE) * _PAGE
         self.buffers.append(buffer)
         return buffer
+
+
+def read(path: Path) -> Program:
+    """The program in a file; ArtifactError for a damaged one, UsageError for an unreadable file."""
+    try:
+        return Program.from_bytes(path.read_bytes())
+    except OSError as err:
+        raise UsageError(f"cannot read the program: {err.strerror}", where=str(path)) from err

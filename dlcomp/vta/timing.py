@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dlcomp.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -48,3 +50,10 @@ PRESETS = {
     "pipelined": Timing(),
     "older": Timing(gemm_interval=4, alu_interval=5, alu_register_interval=5),
 }
+
+
+def preset(name: str) -> Timing:
+    """The preset called ``name``: ``pipelined`` or ``older``."""
+    if name not in PRESETS:
+        raise UsageError(f"unknown timing preset {name!r}", hint=f"one of {', '.join(PRESETS)}")
+    return PRESETS[name]

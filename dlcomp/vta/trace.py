@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+from dlcomp.errors import UsageError
 from dlcomp.vta.assembly import disassemble_one
 from dlcomp.vta.config import VtaConfig
 from dlcomp.vta.cycles import CycleResult
@@ -32,3 +35,12 @@ def events(result: CycleResult, program: Program, config: VtaConfig) -> dict[str
             }
         )
     return {"traceEvents": rows, "otherData": {"cycles": result.cycles, "target": config.target}}
+
+
+def write(result: CycleResult, program: Program, config: VtaConfig, path: Path) -> Path:
+    """Write :func:`events` to ``path``; UsageError where that cannot be."""
+    try:
+        path.write_text(json.dumps(events(result, program, config)), encoding="utf-8")
+    except OSError as err:
+        raise UsageError(f"cannot write the trace: {err.strerror}", where=str(path)) from err
+    return path
