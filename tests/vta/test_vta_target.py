@@ -31,7 +31,7 @@ def test_unknown_accelerators_are_refused() -> None:
 
 
 def test_a_network_is_refused_rather_than_compiled_for_the_host() -> None:
-    from dlcomp.pipeline import compile
+    from dlcomp.pipeline import compile_model
 
     with pytest.raises(UsageError, match="cannot be compiled for VTA yet"):
-        compile(None, "vta:pynq")  # type: ignore[arg-type]
+        compile_model(None, "vta:pynq")  # type: ignore[arg-type]
