@@ -14,7 +14,7 @@ from tvm import IRModule, tirx
 from dlcomp.codegen.cpu import build_cpu
 from dlcomp.codegen.link import objects_of
 from dlcomp.codegen.program import KernelInfo, Program
-from dlcomp.errors import DlcompError, InternalError
+from dlcomp.errors import DlcompError, InternalError, UsageError
 from dlcomp.graph.fold import fold_constants
 from dlcomp.graph.layout import channels_last
 from dlcomp.graph.lower import lower
@@ -51,6 +51,9 @@ def compile_model(
         A phase failed; the message names it and the cause is attached.
     """
     resolved = Target.parse(target)
+    if resolved.kind == "vta":
+        hint = "compile for `host`; `dlcomp vta` works with programs of the accelerator"
+        raise UsageError("networks cannot be compiled for VTA yet", hint=hint)
     if resolved.kind == "cuda":
         program = _cuda(model, resolved)
     else:

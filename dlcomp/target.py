@@ -44,7 +44,7 @@ class Target:
     l1_bytes, l2_bytes, l3_bytes : int
         Data caches: per core, per core, shared.
     arch : str
-        GPU architecture (``sm_90``) for ``cuda``; else empty.
+        GPU architecture (``sm_90``) for ``cuda``, name of the accelerator for ``vta``; else empty.
     """
 
     kind: str
@@ -66,8 +66,8 @@ class Target:
         Parameters
         ----------
         spec : str, mapping or Target
-            ``host``; ``TRIPLE[:CPU][+FEATURE...][-FEATURE...]``; ``cuda[:sm_XY]``; a preset such as
-            ``raspberry-pi-4``; a mapping with ``triple``, ``cpu``, ``features``, ``cores`` (or, from
+            ``host``; ``TRIPLE[:CPU][+FEATURE...][-FEATURE...]``; ``cuda[:sm_XY]``; ``vta:NAME``; a preset
+            such as ``raspberry-pi-4``; a mapping with ``triple``, ``cpu``, ``features``, ``cores`` (or, from
             :meth:`to_dict`, every field), the same as JSON, or ``@file.json``.
         """
         from dlcomp.target_parse import parse
@@ -101,7 +101,7 @@ class Target:
         """The ``tvm.target.Target``, for ``cuda`` with its host."""
         import tvm
 
-        if self.kind == "cpu":
+        if self.kind != "cuda":
             return tvm.target.Target(self._llvm())
         limits = {key: data.gpus()[self.arch][key] for key in _CUDA_LIMITS}
         return tvm.target.Target({"kind": "cuda", "arch": self.arch, **limits}, host=self._llvm())
@@ -120,6 +120,8 @@ class Target:
     def __str__(self) -> str:
         if self.kind == "cuda":
             return f"cuda:{self.arch} ({data.gpus()[self.arch]['about']}), host code for {self.triple}"
+        if self.kind == "vta":
+            return f"vta:{self.arch}, host code for {self.triple}"
         base = data.cpu_features(self.architecture, self.cpu)
         changed = "".join(f"+{f}" for f in sorted(set(self.features) - base))
         changed += "".join(f"-{f}" for f in sorted(base - set(self.features)))

@@ -13,6 +13,7 @@ from dlcomp import detect
 from dlcomp import target_data as data
 from dlcomp.errors import UsageError
 from dlcomp.target import Target, cpu_target, warn_generic
+from dlcomp.vta_targets import load as load_accelerator
 
 # Cores that parallel loops are balanced over when nobody says how many there are.
 _CORES = 4
@@ -48,6 +49,8 @@ def _from_text(text: str) -> Target:
     head, _, tail = text.partition(":")
     if head == "cuda":
         return _cuda(tail, detect.triple())
+    if head == "vta":
+        return _vta(tail)
     if "+" in head:
         head, _, features = text.partition("+")
         tail = f"+{features}"
@@ -104,13 +107,15 @@ def _check_types(spec: Mapping[str, Any]) -> None:
 def _exact(spec: Mapping[str, Any]) -> Target:
     """Every field is given, as by ``Target.to_dict``: taken as it is, once all names are known."""
     target = Target(**{**spec, "features": tuple(sorted(set(spec["features"])))})
-    if target.kind not in ("cpu", "cuda"):
-        raise data.unknown("kind of target", target.kind, ("cpu", "cuda"))
+    if target.kind not in ("cpu", "cuda", "vta"):
+        raise data.unknown("kind of target", target.kind, ("cpu", "cuda", "vta"))
     arch = data.architecture(target.architecture)
     if arch is None or not _TRIPLE.fullmatch(target.triple):
         raise _unknown_target(target.triple)
     if target.kind == "cuda":
         _check_gpu(target.arch)
+    if target.kind == "vta":
+        load_accelerator(target.arch)
     _check_names(arch, target.cpu, target.features)
     return target
 
@@ -129,6 +134,16 @@ def _cuda(arch: str, triple: str) -> Target:
     # The host code only launches kernels, so it is kept runnable on every machine of the architecture.
     host = cpu_target(_full_triple(host_arch, triple), data.default_cpu(host_arch), 1)
     return replace(host, kind="cuda", arch=arch, l2_bytes=data.gpus()[arch]["l2_kib"] * 1024)
+
+
+def _vta(name: str) -> Target:
+    """The accelerator described in ``vta_targets/``, with the code of its host for the board's processor."""
+    config = load_accelerator(name)
+    if not config.host_triple:
+        return replace(Target.host(), kind="vta", arch=name)
+    triple = config.host_triple
+    arch = data.architecture(triple.split("-")[0]) or ""
+    return replace(cpu_target(triple, data.default_cpu(arch), _CORES), kind="vta", arch=name)
 
 
 def _check_gpu(arch: str) -> None:

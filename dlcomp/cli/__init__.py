@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from dlcomp.cli import bench, compile, doctor, inspect, profile, run, targets, verify
+from dlcomp.cli import bench, compile, doctor, inspect, profile, run, targets, verify, vta
 from dlcomp.cli.output import say, set_verbosity, wants_traceback
 from dlcomp.errors import DlcompError
 
@@ -30,6 +30,9 @@ app = typer.Typer(
 
 for _module in (inspect, compile, run, bench, profile, verify, targets, doctor):
     app.command(_module.NAME)(_module.command)
+
+
+app.add_typer(vta.app, name="vta")
 
 
 def _version(wanted: bool) -> None:

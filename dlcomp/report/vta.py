@@ -1,0 +1,67 @@
+"""Tables of VTA accelerators and of the cycles of a program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from dlcomp.vta.config import VtaConfig
+    from dlcomp.vta.cycles import CycleResult
+
+_MEMORIES = ("uop", "inp", "wgt", "acc")
+
+
+def sizes(config: VtaConfig) -> dict[str, Any]:
+    """What follows from a description, for JSON: depths in elements, element sizes in bytes."""
+    return {
+        **config.to_dict(),
+        "model": config.model_string,
+        "hash": config.hash,
+        "macs_per_cycle": config.macs_per_cycle,
+        "depth": {memory: config.depth(memory) for memory in _MEMORIES},
+        "element_bytes": {memory: config.element_bytes(memory) for memory in _MEMORIES},
+    }
+
+
+def sizes_table(configs: Mapping[str, VtaConfig]) -> Table:
+    """One row an accelerator; depths and element sizes are of uop, inp, wgt and acc."""
+    columns = ("name", "model", "hash", "MAC/cycle", "depth", "element bytes", "MHz", "bus", "features")
+    table = Table(*columns, box=None, pad_edge=False)
+    for name, config in configs.items():
+        table.add_row(
+            f"vta:{name}",
+            config.model_string,
+            config.hash,
+            str(config.macs_per_cycle),
+            "/".join(str(config.depth(memory)) for memory in _MEMORIES),
+            "/".join(str(config.element_bytes(memory)) for memory in _MEMORIES),
+            str(config.clock_mhz),
+            str(config.bus_bits),
+            " ".join(config.features) or "-",
+        )
+    return table
+
+
+def cycles(result: CycleResult) -> dict[str, Any]:
+    """The cycles of a program, for JSON."""
+    return {
+        "cycles": result.cycles,
+        "gemm_cycles": result.gemm_cycles,
+        "utilisation": result.utilisation,
+        "instructions": len(result.spans),
+        "busy": result.busy,
+        "stalls": result.stalls,
+    }
+
+
+def cycles_table(result: CycleResult) -> Table:
+    """The whole, then the busy cycles of each stage and what it waited for."""
+    table = Table("stage", "cycles", "waits for", box=None, pad_edge=False)
+    table.add_row("all", f"{result.cycles:,}", f"GEMM utilisation {result.utilisation:.1%}")
+    for stage, busy in result.busy.items():
+        waits = sorted(result.stalls[stage].items(), key=lambda one: -one[1])
+        table.add_row(stage, f"{busy:,}", ", ".join(f"{reason} {count:,}" for reason, count in waits))
+    return table

@@ -1,0 +1,1 @@
+"""The VTA accelerator: its configuration, instruction set, programs and simulators."""

@@ -1,0 +1,203 @@
+"""The functional simulator against a scalar interpreter, and every fault that it must find."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from interpreter import Interpreter
+from random_programs import random_program, small
+
+from dlcomp.errors import DlcompError, UsageError
+from dlcomp.vta import arithmetic, functional, isa
+from dlcomp.vta.config import VtaConfig
+from dlcomp.vta.faults import ProgramFault
+from dlcomp.vta.program import Program
+from dlcomp.vta.schedule import order, pops, pushes, stage_of
+
+SHAPES = (small(), small(log_batch=1), small(log_batch=2, log_block=2), small(log_block=3))
+
+
+def interpreted(program: Program, config: VtaConfig, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    dram = bytearray(program.dram_bytes)
+    for buffer in program.buffers:
+        data = inputs[buffer.name].tobytes() if buffer.kind == "input" else buffer.data
+        dram[buffer.address : buffer.address + len(data)] = data
+    Interpreter(config.to_dict(), dram).run([(low, high) for low, high in program.words.tolist()])
+    result = program.buffer("y")
+    return np.frombuffer(bytes(dram[result.address : result.end]), np.int8)
+
+
+def agree(seed: int) -> None:
+    config = SHAPES[seed % len(SHAPES)]
+    program, inputs = random_program(config, seed)
+    wanted = interpreted(program, config, inputs)
+    for semantics in functional.SEMANTICS:
+        found = functional.run(program, config, inputs, semantics=semantics)
+        np.testing.assert_array_equal(found.outputs["y"], wanted, err_msg=f"seed {seed}, {semantics}")
+
+
+def test_random_programs_agree_with_the_interpreter() -> None:
+    for seed in range(100):
+        agree(seed)
+
+
+@pytest.mark.slow
+def test_ten_thousand_random_programs_agree_with_the_interpreter() -> None:
+    for seed in range(100, 10_100):
+        agree(seed)
+
+
+def rebuilt(program: Program, config: VtaConfig, code: list[isa.Instruction]) -> Program:
+    return Program.of(config, code, program.buffers)
+
+
+def uses_loads(code: list[isa.Instruction], begin: int) -> bool:
+    """Whether the round of compute that begins at ``begin`` multiplies anything."""
+    end = next(i for i in range(begin, len(code)) if isinstance(code[i], isa.Store))
+    return any(isinstance(one, isa.Gemm) and not one.reset and one.steps for one in code[begin:end])
+
+
+TOKENS = ("pop_prev", "pop_next", "push_prev", "push_next")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_dropped_and_every_duplicated_token_is_reported(seed: int) -> None:
+    config = small()
+    program, inputs = random_program(config, seed)
+    code = list(program.instructions(config))
+    for index, instruction in enumerate(code):
+        for token in TOKENS:
+            changed = list(code)
+            changed[index] = dataclasses.replace(instruction, **{token: not getattr(instruction, token)})
+            with pytest.raises(ProgramFault) as caught:
+                functional.run(rebuilt(program, config, changed), config, inputs)
+            assert caught.value.kind in ("deadlock", "tokens", "illegal", "race")
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_pair_of_tokens_less_is_a_race(seed: int) -> None:
+    """Without one push and its pop nothing hangs and nothing is left over: only the shadow can tell."""
+    config = small()
+    program, inputs = random_program(config, seed)
+    code = list(program.instructions(config))
+    for queue in ((0, 1), (1, 2)):
+        source = [i for i, one in enumerate(code) if queue in pushes(one, stage_of(one))]
+        sink = [i for i, one in enumerate(code) if queue in pops(one, stage_of(one))]
+        for a, b in zip(source, sink, strict=True):
+            changed = list(code)
+            changed[a] = dataclasses.replace(changed[a], push_next=False)
+            changed[b] = dataclasses.replace(changed[b], pop_prev=False)
+            if queue == (0, 1) and not uses_loads(code, b):
+                continue
+            with pytest.raises(ProgramFault) as caught:
+                functional.run(rebuilt(program, config, changed), config, inputs)
+            assert caught.value.kind in ("race", "tokens")
+
+
+def test_a_deadlock_says_who_waits_for_whom() -> None:
+    code = [isa.Load(memory=isa.Memory.INP, pop_next=True, push_next=True)]
+    code += [isa.Load(memory=isa.Memory.UOP, pop_prev=True, push_prev=True), isa.Finish()]
+    with pytest.raises(ProgramFault, match="load waits at instruction 0 for a token from compute") as caught:
+        order(code)
+    assert "compute waits at instruction 1 for a token from load" in str(caught.value)
+    assert "store has ended" in str(caught.value)
+
+
+def test_too_many_tokens_for_the_queue_are_found() -> None:
+    many = [isa.Load(memory=isa.Memory.INP, push_next=True)] * 256
+    takers = [isa.Load(memory=isa.Memory.UOP, pop_prev=True)] * 256
+    with pytest.raises(ProgramFault, match="up to 256 tokens from load to compute"):
+        order([*many, *takers, isa.Finish()])
+    order([*many[:255], *takers[:255], isa.Finish()])
+
+
+def test_a_corrupt_word_is_never_silent() -> None:
+    """Every flipped bit of a program is refused, faults, or changes what is computed, or nothing at all.
+
+    The last happens where a field has no effect (a stride of one row); nothing may crash otherwise.
+    """
+    config = small()
+    program, inputs = random_program(config, 3)
+    clean = functional.run(program, config, inputs)
+    caught = changed = 0
+    for row in range(len(program.words)):
+        for word in range(2):
+            for bit in range(0, 64, 3):
+                words = program.words.copy()
+                words[row, word] ^= np.uint64(1 << bit)
+                try:
+                    found = functional.run(dataclasses.replace(program, words=words), config, inputs)
+                except DlcompError:
+                    caught += 1
+                    continue
+                changed += not np.array_equal(found.outputs["y"], clean.outputs["y"])
+    assert caught > changed > 0
+
+
+def test_a_shrunk_scratchpad_is_out_of_range() -> None:
+    config = small()
+    program, inputs = random_program(config, 5)
+    tiny = small(depth=4)
+    with pytest.raises(DlcompError, match="made for configuration"):
+        functional.run(program, tiny, inputs)
+    code = [dataclasses.replace(one, sram_base=one.sram_base + 24) if isinstance(one, isa.Load) and one.memory
+            is isa.Memory.INP else one for one in program.instructions(config)]  # fmt: skip
+    with pytest.raises(ProgramFault, match=r"inp element .* is out of range: it holds 32"):
+        functional.run(rebuilt(program, config, code), config, inputs)
+
+
+def test_what_is_read_before_it_is_loaded_is_named() -> None:
+    config = small()
+    program, inputs = random_program(config, 5)
+    for memory, name in ((isa.Memory.UOP, "uop"), (isa.Memory.INP, "inp"), (isa.Memory.WGT, "wgt")):
+        code = list(program.instructions(config))
+        if name != "uop":
+            code.insert(-2, isa.Gemm(uop_bgn=0, uop_end=1))
+        code = [
+            dataclasses.replace(one, x_size=0)
+            if isinstance(one, isa.Load) and one.memory is memory else one for one in code
+        ]  # fmt: skip
+        with pytest.raises(ProgramFault, match=rf"reads {name} element .* nothing has written"):
+            functional.run(rebuilt(program, config, code), config, inputs)
+
+
+def test_dram_out_of_bounds_is_named() -> None:
+    config = small()
+    program, inputs = random_program(config, 5)
+    code = [
+        dataclasses.replace(one, dram_base=1 << 30) if isinstance(one, isa.Store) else one
+        for one in program.instructions(config)
+    ]
+    with pytest.raises(ProgramFault, match="lie outside the program's buffers"):
+        functional.run(rebuilt(program, config, code), config, inputs)
+
+
+def test_inputs_are_checked() -> None:
+    config = small()
+    program, inputs = random_program(config, 5)
+    for wrong in ({}, {"x": inputs["x"][:-1]}, {**inputs, "z": inputs["x"]}):
+        with pytest.raises(UsageError):
+            functional.run(program, config, wrong)
+
+
+@pytest.mark.parametrize("op", list(isa.AluOp))
+def test_alu_at_the_ends_of_int32(op: isa.AluOp) -> None:
+    ends = [-(2**31), -(2**31) + 1, -129, -1, 0, 1, 31, 32, 127, 2**31 - 1]
+    left, right = (np.array(v, np.int32) for v in zip(*[(x, y) for x in ends for y in ends], strict=True))
+    wide = {
+        isa.AluOp.MIN: min, isa.AluOp.MAX: max, isa.AluOp.ADD: lambda x, y: x + y,
+        isa.AluOp.SHR: lambda x, y: x >> min(y, 99) if y >= 0 else x << min(-y, 99),
+        isa.AluOp.MUL: lambda x, y: x * y, isa.AluOp.CLP: lambda x, y: min(max(x, -y), y),
+        isa.AluOp.MOV: lambda x, y: y,
+    }[op]  # fmt: skip
+    wanted = [(wide(int(x), int(y)) + 2**31) % 2**32 - 2**31 for x, y in zip(left, right, strict=True)]
+    np.testing.assert_array_equal(arithmetic.apply(op, left, right), wanted)
+
+
+def test_accumulation_that_is_too_close_is_a_hazard() -> None:
+    dst = np.array([[4], [5], [4]])
+    with pytest.raises(ProgramFault, match="acc element 4 is accumulated again after 2 steps"):
+        functional._check_distance(dst, 2, order([isa.Finish()])[0])
+    functional._check_distance(dst, 1, order([isa.Finish()])[0])
