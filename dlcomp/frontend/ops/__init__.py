@@ -10,16 +10,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dlcomp.frontend.ops import arithmetic, basic, kernels, movement, normalization, quantized, spectral
+from dlcomp.frontend.ops import (
+    arithmetic,
+    basic,
+    float8,
+    kernels,
+    movement,
+    normalization,
+    quantized,
+    resize,
+    spectral,
+)
 
 Converter = Callable[[Any, dict[str, Any]], Any]
 
 CONVERTERS: Mapping[str, Converter] = {
     **basic.CONVERTERS,
     **arithmetic.CONVERTERS,
+    **float8.CONVERTERS,
     **kernels.CONVERTERS,
     **movement.CONVERTERS,
     **normalization.CONVERTERS,
     **quantized.CONVERTERS,
+    **resize.CONVERTERS,
     **spectral.CONVERTERS,
 }
