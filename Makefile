@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench nightly
+.PHONY: setup demo test lint bench conformance nightly
 
 setup: .venv/ready
 
@@ -17,6 +17,9 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/suite.py
+
+conformance: setup
+	$(BIN)/python benchmarks/conformance.py --write
 
 nightly: setup lint
 	$(BIN)/python -m pytest -q -m ''

@@ -30,7 +30,7 @@ def finish(rows: Sequence[Row], summary: Mapping[str, float], json_path: str | N
     """Print the summary, and write the JSON if it was asked for."""
     print()
     for name, value in summary.items():
-        print(f"{name}: {value:.3g}")
+        print(f"{name}: {value if isinstance(value, int) else format(value, '.3g')}")
     if json_path:
         write(report(rows, summary), json_path)
 

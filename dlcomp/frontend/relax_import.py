@@ -23,6 +23,9 @@ from dlcomp.model import Model, Signature, Step, TensorSpec
 # Generated loops count with 32 bits.
 _MOST_ELEMENTS = 2**31 - 1
 
+# Operators that pass a window over an image.
+_WINDOWED = ("relax.nn.conv", "relax.nn.max_pool", "relax.nn.avg_pool")
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -102,10 +105,24 @@ def _require_static(main: Any, name: str) -> None:
     from tvm import relax
 
     values: list[Any] = []
+    windows: list[Any] = []
+
     # Collected first: an exception must not pass through the C++ of the visitor.
-    relax.analysis.post_order_visit(
-        main, lambda expr: values.append(expr) if isinstance(expr, relax.Var) else None
-    )
+    def note(expr: Any) -> None:
+        if isinstance(expr, relax.Var):
+            values.append(expr)
+        elif isinstance(expr, relax.Call) and str(getattr(expr.op, "name", "")).startswith(_WINDOWED):
+            windows.append(expr)
+
+    relax.analysis.post_order_visit(main, note)
+    for call in windows:
+        given, made = call.args[0].ty, call.ty
+        if _is_static(given) and _is_static(made) and min(_static(made)) < 1 <= min(_static(given)):
+            raise ModelError(
+                f"a tensor is empty: a window over {_static(given)} gives {_static(made)}",
+                where=name,
+                hint="the input is too small for this network; give a larger shape",
+            )
     for value in values:
         if not _is_static(value.ty):
             raise ModelError(

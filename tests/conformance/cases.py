@@ -49,6 +49,18 @@ def names() -> list[str]:
     return sorted(_tests())
 
 
+def operator(name: str) -> str:
+    """The operator that a case is about; the set, where it is about a network."""
+    kind, _, _ = name.partition("/")
+    case = _tests()[name]
+    if kind != NODE or case.model is None:
+        return f"({kind})"
+    graph = case.model.graph
+    if len(graph.node) == 1:
+        return str(graph.node[0].op_type)
+    return "(function bodies)" if "_expanded" in name else "(several)"
+
+
 def load(name: str) -> Case:
     """The case called ``name``."""
     case = _tests()[name]
