@@ -43,7 +43,7 @@ def main() -> None:
     budgets, peers = (0, 32, EXHAUSTIVE), METASCHEDULE
     if arguments.quick:
         names = ("gemm 512", "depthwise 56x56x144 k3")
-        chosen, budgets, peers = {name: chosen[name] for name in names}, (0, 8, 24), ()
+        chosen, budgets, peers = {name: chosen[name] for name in names}, (0, 8, 16), ()
     if arguments.no_metaschedule:
         peers = ()
     columns = [f"{count} trials" for count in budgets] + [f"MetaSchedule {count}" for count in peers]
@@ -90,7 +90,7 @@ def row(name: str, workload: Any, budgets: tuple[int, ...], peers: tuple[int, ..
         for count, (path, outcome) in zip(budgets, built, strict=True):
             assert outcome.status == "ok", outcome
             ratios, base_s = [], []
-            timed = pool.run(text, path, base, turns=101)
+            timed = pool.run(text, path, base, turns=51)
             assert timed.status == "ok", timed
             for ours, theirs in zip(*timed.value, strict=True):
                 ratios.append(ours / theirs)

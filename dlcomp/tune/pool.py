@@ -8,7 +8,9 @@ started once, and again only after it was killed.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,9 @@ from dlcomp.tune.kernel import reference_path
 
 # Importing TVM on a busy machine; no part of any candidate's limit.
 _START_S = 60.0
+# Code that was loaded once stays in the process, so the runner is replaced (0.3 s) after this many.
+_RUNS = 300
+_PREFIX, _LOCK = "dlcomp-tune-", "lock"
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,18 @@ class _Worker:
                 mine.recv()
 
 
+def _remove_abandoned() -> None:
+    """Folders of tuners that were killed: nobody holds the lock in them any more."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        with contextlib.suppress(OSError):
+            handle = os.open(lock, os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
 class Pool:
     """Builds and runs candidates of one target; a context manager.
 
@@ -121,8 +138,11 @@ class Pool:
         self._limits = {"build": build_s, "run": run_s}
         self._builders = [_Worker(templates) for _ in range(len(os.sched_getaffinity(0)))]
         self._runner = _Worker(())
-        self._folder = tempfile.TemporaryDirectory(prefix="dlcomp-tune-")
-        self._count = 0
+        _remove_abandoned()
+        self._folder = tempfile.TemporaryDirectory(prefix=_PREFIX)
+        self._lock = os.open(Path(self._folder.name) / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._count = self._runs = 0
 
     def __enter__(self) -> Pool:
         return self
@@ -130,7 +150,13 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         for worker in (*self._builders, self._runner):
             worker.stop()
+        os.close(self._lock)
         self._folder.cleanup()
+
+    @property
+    def folder(self) -> str:
+        """Where the candidates' files lie while this is open."""
+        return self._folder.name
 
     def build(self, workload: str, batch: Sequence[Candidate]) -> list[tuple[str, Outcome]]:
         """For each candidate the path of its files and whether they were made."""
@@ -169,6 +195,9 @@ class Pool:
             "turns": turns,
             "threads": self._target.cores,
         }
+        self._runs += 1
+        if self._runs % _RUNS == 0:
+            self._runner.stop()
         self._runner.send("run", request, self._limits["run"])
         return self._runner.answer()
 

@@ -22,6 +22,7 @@ from dlcomp.schedules import _ADDED
 from dlcomp.schedules.workload import Gemm
 from dlcomp.target import Target
 from dlcomp.tune.database import Database
+from dlcomp.tune.pool import Pool
 from dlcomp.tune.tasks import of_workloads, tasks
 from dlcomp.tune.tuner import Budget
 
@@ -209,3 +210,16 @@ def test_the_curve_is_written(tmp_path: Path) -> None:
     files = save_curve(found.to_json(), tmp_path / "curve.png")
     assert files[0].name == "curve.json"
     assert all(file.stat().st_size for file in files)
+
+
+def test_folders_of_killed_tunings_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Pool(HOST) as living:
+        abandoned = tmp_path / "dlcomp-tune-dead"
+        abandoned.mkdir()
+        (abandoned / "lock").touch()
+        with Pool(HOST):
+            assert len(list(tmp_path.iterdir())) == 2
+            assert not abandoned.exists()
+        assert Path(living.folder).exists()
+    assert not list(tmp_path.iterdir())
