@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from dlcomp.runtime.artifact import Artifact, open
     from dlcomp.runtime.verify import verify
     from dlcomp.target import Target
+    from dlcomp.tune import tune
 
 __version__ = "0.1.0"
 
-__all__ = ["Artifact", "DlcompError", "Model", "Target", "__version__", "load", "open", "verify"]
+__all__ = ["Artifact", "DlcompError", "Model", "Target", "__version__", "load", "open", "tune", "verify"]
 
 # Public names are imported on first use: TVM takes seconds to import, `dlcomp --help` must not.
 _HOME = {
@@ -24,6 +25,8 @@ _HOME = {
     "Target": "dlcomp.target",
     "load": "dlcomp.frontend",
     "open": "dlcomp.runtime.artifact",
+    # The package, which can be called.
+    "tune": "dlcomp.tune",
     "verify": "dlcomp.runtime.verify",
 }
 

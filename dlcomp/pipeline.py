@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,14 +23,20 @@ from dlcomp.graph.prepare import prepare
 from dlcomp.graph.weights import lift_weights
 from dlcomp.model import Model
 from dlcomp.runtime.artifact import Artifact
-from dlcomp.schedules import schedule
+from dlcomp.schedules import Records, schedule
 from dlcomp.target import Target
+from dlcomp.tune.candidates import choices
+from dlcomp.tune.database import Database
 
 _LOG = logging.getLogger(__name__)
 
 
 def compile_model(
-    model: Model, target: str | Mapping[str, Any] | Target = "host", *, winograd: bool = True
+    model: Model,
+    target: str | Mapping[str, Any] | Target = "host",
+    *,
+    winograd: bool = True,
+    db: str | os.PathLike[str] | None = None,
 ) -> Artifact:
     """``model`` as a runnable artifact for ``target``.
 
@@ -40,6 +47,8 @@ def compile_model(
     winograd : bool
         Whether 3x3 convolutions may be computed by minimal filtering: two to three times as fast, three bits
         less exact, and a NaN or infinity in the image spreads over the whole tile of 4 x 4 outputs.
+    db : path, optional
+        What :func:`dlcomp.tune` measured on this target; workloads without a record are estimated.
 
     Raises
     ------
@@ -57,7 +66,8 @@ def compile_model(
     if resolved.kind == "cuda":
         program = _cuda(model, resolved)
     else:
-        program = _cpu(model, resolved, without=() if winograd else ("conv2d.winograd",))
+        records = choices(Database.open(db), resolved) if db is not None else None
+        program = _cpu(model, resolved, () if winograd else ("conv2d.winograd",), records)
     with _phase("package"):
         return Artifact.build(
             program,
@@ -68,7 +78,7 @@ def compile_model(
         )
 
 
-def _cpu(model: Model, target: Target, without: Collection[str]) -> Program:
+def _cpu(model: Model, target: Target, without: Collection[str], records: Records | None) -> Program:
     # 1. The graph: same numbers, better form.
     with _phase("graph"):
         module = prepare(model.module)
@@ -77,10 +87,10 @@ def _cpu(model: Model, target: Target, without: Collection[str]) -> Program:
         module = fold_constants(module)
     # 2. Operators become TensorIR definitions over packed weights, with their epilogues fused.
     with _phase("lower"):
-        module = lower(module, target, without)
+        module = lower(module, target, without, records)
     # 3. Every kernel gets its schedule.
     with _phase("schedule"):
-        module, kernels = _schedule_all(module, target)
+        module, kernels = _schedule_all(module, target, records)
     # 4. Weights leave the program.
     with _phase("weights"):
         module, weights = lift_weights(module)
@@ -109,7 +119,9 @@ def _cuda(model: Model, target: Target) -> Program:
     return Program(model.signature, target, objects, weights, kernels, sources)
 
 
-def _schedule_all(module: IRModule, target: Target) -> tuple[IRModule, tuple[KernelInfo, ...]]:
+def _schedule_all(
+    module: IRModule, target: Target, records: Records | None
+) -> tuple[IRModule, tuple[KernelInfo, ...]]:
     """Every PrimFunc scheduled, and the account of each."""
     kernels = []
     updated = {}
@@ -117,7 +129,7 @@ def _schedule_all(module: IRModule, target: Target) -> tuple[IRModule, tuple[Ker
         if not isinstance(func, tirx.PrimFunc):
             updated[var] = func
             continue
-        scheduled = schedule(func, target)
+        scheduled = schedule(func, target, records)
         updated[var] = scheduled.schedule.mod["main"]
         flops = scheduled.workload.flops if scheduled.workload else 0
         kernels.append(_account(var, func, scheduled.label, flops))

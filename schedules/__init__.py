@@ -7,7 +7,7 @@ function into a ``tvm.s_tir.Schedule`` by the template that its block names, or 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from dlcomp.schedules.cpu.window2d import DirectWindow2d
 from dlcomp.schedules.cpu.winograd import WinogradConv2d
 from dlcomp.schedules.rewrite import UnknownExpression
 from dlcomp.schedules.template import Knobs, Template
-from dlcomp.schedules.workload import Workload, from_text
+from dlcomp.schedules.workload import Workload, from_text, to_text
 from dlcomp.target import Target
 
 TEMPLATES: tuple[Template, ...] = (
@@ -35,10 +35,28 @@ TEMPLATES: tuple[Template, ...] = (
     DirectWindow2d(),
 )
 
+# What a database says: for a workload's text, names of templates and their knobs, best first.
+Records = Mapping[str, Sequence[tuple[str, Knobs]]]
+
+_ADDED: list[Template] = []
+
+
+def templates() -> tuple[Template, ...]:
+    """All templates: those of dlcomp, then those that :func:`register` added."""
+    return (*TEMPLATES, *_ADDED)
+
+
+def register(template: Template) -> None:
+    """Add a template of one's own; it competes with the others in this process."""
+    _ADDED.append(template)
+
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A scheduled function, who did it (``template{knobs}`` or ``default``), and for what workload."""
+    """A scheduled function, who did it, and for what workload.
+
+    The label is ``template{knobs}``, followed by `` tuned`` if a database chose it; else ``default``.
+    """
 
     schedule: Any
     label: str
@@ -46,21 +64,28 @@ class Scheduled:
 
 
 def select(
-    workload: Workload, target: Target, without: Collection[str] = ()
+    workload: Workload, target: Target, without: Collection[str] = (), records: Records | None = None
 ) -> tuple[Template, Knobs] | None:
-    """The template and the knobs that the estimates like best among those that accept ``workload``.
+    """The template and the knobs for ``workload``: by ``records``, else those that the estimates like best.
 
-    Templates named in ``without`` are not asked.
+    Templates named in ``without`` are not asked, and a record that is no longer in its template's
+    space does not count.
     """
-    asked = [t for t in TEMPLATES if t.name not in without and t.accepts(workload, target)]
+    asked = [t for t in templates() if t.name not in without and t.accepts(workload, target)]
+    if records and (recorded := records.get(to_text(workload))):
+        by_name = {t.name: t for t in asked}
+        for name, knobs in recorded:
+            for setting in by_name[name].space(workload, target) if name in by_name else ():
+                if setting == knobs:
+                    return by_name[name], setting
     chosen = [(t, t.choose(workload, target)) for t in asked]
     if not chosen:
         return None
     return min(chosen, key=lambda choice: choice[0].estimate(workload, choice[1], target))
 
 
-def schedule(func: Any, target: Target) -> Scheduled:
-    """The schedule of a fused function.
+def schedule(func: Any, target: Target, records: Records | None = None) -> Scheduled:
+    """The schedule of a fused function; ``records`` are those that :func:`select` was given.
 
     Extern calls and loops that were written by hand (sorts, scatters) have no blocks to schedule; they
     stay as they are.
@@ -71,12 +96,13 @@ def schedule(func: Any, target: Target) -> Scheduled:
     if found is not None:
         knobs = json.loads(found.knobs)
         name = knobs.pop("template")
-        template = next(t for t in TEMPLATES if t.name == name)
+        template = next(t for t in templates() if t.name == name)
         workload = from_text(found.workload)
         try:
             settings = ",".join(f"{k}={v}" for k, v in knobs.items())
+            tuned = " tuned" if records and (name, knobs) in records.get(found.workload, ()) else ""
             return Scheduled(
-                template.schedule(found, workload, knobs, target), f"{name}{{{settings}}}", workload
+                template.schedule(found, workload, knobs, target), f"{name}{{{settings}}}{tuned}", workload
             )
         except UnknownExpression:
             pass  # an epilogue that cannot be taken apart: the operator's definition still runs

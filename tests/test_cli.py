@@ -17,7 +17,7 @@ from dlcomp import cli, detect
 from dlcomp.cli import options
 from dlcomp.errors import UsageError
 
-COMMANDS = ("inspect", "compile", "run", "bench", "profile", "verify", "targets", "doctor")
+COMMANDS = ("inspect", "compile", "tune", "run", "bench", "profile", "verify", "targets", "doctor")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from dlcomp.cli import bench, compile, doctor, inspect, profile, run, targets, verify, vta
+from dlcomp.cli import bench, compile, db, doctor, inspect, profile, run, targets, tune, verify, vta
 from dlcomp.cli.output import say, set_verbosity, wants_traceback
 from dlcomp.errors import DlcompError
 
@@ -28,8 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (inspect, compile, run, bench, profile, verify, targets, doctor):
+for _module in (inspect, compile, tune, run, bench, profile, verify, targets, doctor):
     app.command(_module.NAME)(_module.command)
+app.add_typer(db.app, name=db.NAME)
 
 
 app.add_typer(vta.app, name="vta")

@@ -26,19 +26,24 @@ def command(
     winograd: Annotated[
         bool, typer.Option("--winograd/--no-winograd", help="3x3 convolutions by minimal filtering.")
     ] = True,
+    db: Annotated[
+        Path | None, typer.Option("--db", metavar="DIR", help="What `dlcomp tune` measured on this target.")
+    ] = None,
     json: Json = None,
     verbose: Verbose = 0,
 ) -> int:
     """Compile a network for a processor, into a .dlc file."""
     import dlcomp
     from dlcomp.report.tables import artifact_table
+    from dlcomp.report.tuning import origins
 
     chosen = dlcomp.Target.parse(target)
     path = output or Path(f"{model.stem}.dlc")
     begin = time.perf_counter()
-    artifact = dlcomp.load(model, parse_shapes(shape)).compile(chosen, winograd=winograd)
+    artifact = dlcomp.load(model, parse_shapes(shape)).compile(chosen, winograd=winograd, db=db)
     artifact.save(path)
     seconds = time.perf_counter() - begin
     report = {"artifact": str(path), "target": chosen, "bytes": path.stat().st_size, "seconds": seconds}
+    report["kernels"] = origins([kernel.schedule for kernel in artifact.manifest.kernels])
     show(artifact_table(artifact, path, seconds), report, json)
     return 0

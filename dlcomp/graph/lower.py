@@ -16,7 +16,7 @@ from tvm import IRModule, relax
 
 from dlcomp.graph.legalize import ELEMENTWISE, default, is_f32
 from dlcomp.graph.walk import array_of, constant, shape_of
-from dlcomp.schedules import select
+from dlcomp.schedules import Records, select
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
 from dlcomp.target import Target
 
@@ -27,9 +27,14 @@ Choose = Callable[[Workload], Any]
 _FUSABLE = {"op_pattern": 4}
 
 
-def lower(module: IRModule, target: Target, without: Collection[str] = ()) -> IRModule:
-    """All operators of ``module`` as fused PrimFuncs for a CPU, by other templates than ``without``."""
-    choose = functools.partial(select, target=target, without=without)
+def lower(
+    module: IRModule, target: Target, without: Collection[str] = (), records: Records | None = None
+) -> IRModule:
+    """All operators of ``module`` as fused PrimFuncs for a CPU, by other templates than ``without``.
+
+    ``records`` say which template and knobs were measured to be the best; the rest is estimated.
+    """
+    choose = functools.partial(select, target=target, without=without, records=records)
     table = {f"relax.{name}": function for name, function in ELEMENTWISE.items()}
     table |= {
         "relax.nn.conv2d": lambda bb, call: _conv2d(bb, call, choose),

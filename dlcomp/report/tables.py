@@ -13,6 +13,8 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from dlcomp.report.tuning import origins
+
 if TYPE_CHECKING:
     from dlcomp.runtime.artifact import Artifact
     from dlcomp.runtime.bench import BenchResult, Latency
@@ -139,7 +141,12 @@ def artifact_table(artifact: Artifact, path: str | os.PathLike[str], seconds: fl
     size = Path(path).stat().st_size
     absent = artifact.manifest.check.get("absent")
     vector = f"test vector absent: {absent}" if absent else "test vector included"
-    return f"{artifact}\n  file    {os.fspath(path)}, {size / 2**20:.2f} MiB, in {seconds:.1f} s; {vector}"
+    kinds = origins([kernel.schedule for kernel in artifact.manifest.kernels])
+    chosen = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return (
+        f"{artifact}\n  kernels {chosen}"
+        f"\n  file    {os.fspath(path)}, {size / 2**20:.2f} MiB, in {seconds:.1f} s; {vector}"
+    )
 
 
 def _table(title: str) -> Table:

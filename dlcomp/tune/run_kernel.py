@@ -1,0 +1,96 @@
+"""A built candidate, run: judged once against its reference, then timed in turn with the incumbent.
+
+Runs in the runner's process, on the runtime alone (no compiler).
+"""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlcomp.runtime import native, threads
+
+# A turn lasts at least this long, so that the clock and a change of sides are a small part of it.
+_TURN_S = 0.004
+# A candidate this many times slower than the other side gets no second turn.
+_HOPELESS = 3.0
+# Of the reference's range. Minimal filtering F(4x4,3x3) is off by 5e-6, sums of 1000 products by 1e-6.
+_TOLERANCE = 1e-4
+
+
+class Wrong(Exception):
+    """The result differs from the reference."""
+
+
+class Kernel:
+    """A kernel with its operands, ready to be called."""
+
+    def __init__(self, path: str, reference: str) -> None:
+        import tvm_ffi
+
+        from dlcomp.runtime.session import aligned_empty
+
+        objects = [p.read_bytes() for p in sorted(Path(path).parent.glob(f"{Path(path).name}.*.o"))]
+        self.library = native.load_objects(objects)
+        self.function = self.library["kernel"]
+        self.expected = np.load(reference)["result"]
+        # Whatever a kernel does not write stays NaN, and is seen.
+        self.result = aligned_empty(self.expected.shape, np.float32)
+        self.result.fill(np.nan)
+        self.arrays = [self.result]
+        self.feed: list[Any] = []
+        try:
+            with np.load(f"{path}.npz", allow_pickle=False) as file:
+                given = [file[f"a{index}"] for index in range(len(file.files))]
+        except zipfile.BadZipFile as error:
+            raise OSError(f"{path}.npz is damaged") from error
+        for value in given:
+            array = aligned_empty(value.shape, value.dtype)
+            array[...] = value
+            self.arrays.append(array)
+            self.feed.append(tvm_ffi.from_dlpack(array))
+        self.feed.append(tvm_ffi.from_dlpack(self.result))
+
+    def check(self) -> None:
+        """Run once and compare.
+
+        Raises
+        ------
+        Wrong
+            With the error over the range of the reference.
+        """
+        self.function(*self.feed)
+        span = float(np.ptp(self.expected)) or 1.0
+        error = float(np.abs(self.result.reshape(self.expected.shape) - self.expected).max()) / span
+        if not error <= _TOLERANCE:
+            raise Wrong(f"differs from the reference by {error:.2g} of its range")
+
+    def once(self) -> float:
+        """Seconds of one run, over as many as fill a turn."""
+        clock, function, feed = time.perf_counter, self.function, self.feed
+        function(*feed)
+        start = clock()
+        function(*feed)
+        one = clock() - start
+        count = max(1, min(100_000, int(_TURN_S / max(one, 1e-7))))
+        start = clock()
+        for _ in range(count):
+            function(*feed)
+        return (clock() - start) / count
+
+
+def time_in_turn(sides: Sequence[Kernel], turns: int, count: int) -> list[list[float]]:
+    """Seconds a run of each side in each of ``turns`` turns, on ``count`` threads."""
+    threads.use(count)
+    found: list[list[float]] = [[] for _ in sides]
+    for _ in range(turns):
+        for number, side in enumerate(sides):
+            found[number].append(side.once())
+        if len(sides) == 2 and found[0][0] > _HOPELESS * found[1][0]:
+            break
+    return found
