@@ -20,7 +20,7 @@ from onnx import numpy_helper
 
 from dlcomp.frontend.bodies import inline_bodies
 from dlcomp.frontend.fold import fold, replace_nodes
-from dlcomp.frontend.unroll import unroll
+from dlcomp.frontend.unroll import has_loops, unroll
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def simplify(network: onnx.ModelProto) -> onnx.ModelProto:
     """
     plain = normalise(inline_bodies(normalise(network)))
     fold(plain)
-    if any(node.op_type in ("Scan", "Loop", "If") for node in plain.graph.node):
+    if has_loops(plain.graph):
         plain = normalise(inline_bodies(normalise(unroll(plain))))
         fold(plain)
     try:

@@ -1,4 +1,4 @@
-"""Scan, and Loop with a known number of turns, written out turn by turn; If with a known condition.
+"""Scan, recurrent layers and Loop with a known number of turns, written out; If with a known condition.
 
 A turn is the body with names of its own. What results is an ordinary graph that folding, fusion and the
 memory planner see through. Loops of unknown or many turns stay, and are refused by name later.
@@ -6,18 +6,20 @@ memory planner see through. Loops of unknown or many turns stay, and are refused
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from dlcomp.frontend import recurrent
 from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.macs import Shapes, static_shapes
+from dlcomp.frontend.writer import Writer, alias, attributes_of, stack
 
 # More nodes than this after writing out one loop are more than is worth compiling.
 _MOST_NODES = 20_000
+_LOOPS = frozenset({"Scan", "Loop", "If", "LSTM", "GRU", "RNN"})
 
 
 def unroll(network: onnx.ModelProto) -> onnx.ModelProto:
@@ -29,9 +31,14 @@ def unroll(network: onnx.ModelProto) -> onnx.ModelProto:
         network = changed
 
 
+def has_loops(graph: onnx.GraphProto) -> bool:
+    """Whether ``graph`` has nodes that may be written out."""
+    return any(node.op_type in _LOOPS for node in graph.node)
+
+
 def _first(network: onnx.ModelProto) -> onnx.ModelProto | None:
     """The network with its first such node replaced; None if there is none."""
-    if not any(node.op_type in ("Scan", "Loop", "If") for node in network.graph.node):
+    if not has_loops(network.graph):
         return None
     try:
         shapes = static_shapes(inferred(network))
@@ -42,13 +49,15 @@ def _first(network: onnx.ModelProto) -> onnx.ModelProto | None:
     for place, node in enumerate(network.graph.node):
         if node.domain not in ("", "ai.onnx"):
             continue
-        writer = _Writer(node.name or node.output[0] or node.op_type, version)
+        writer = Writer(node.name or node.output[0] or node.op_type, version)
         if node.op_type == "If":
             done = _branch(node, constants, writer)
         elif node.op_type == "Scan" and version >= 9:
             done = _scan(node, shapes, writer)
         elif node.op_type == "Loop":
             done = _loop(node, constants, writer)
+        elif node.op_type in ("LSTM", "GRU", "RNN"):
+            done = recurrent.write_out(node, shapes, writer)
         else:
             continue
         if not done or len(writer.nodes) > _MOST_NODES:
@@ -65,89 +74,17 @@ def _first(network: onnx.ModelProto) -> onnx.ModelProto | None:
     return None
 
 
-class _Writer:
-    """Nodes and constants that replace one node."""
-
-    def __init__(self, prefix: str, version: int) -> None:
-        self.prefix, self.version, self.count = prefix, version, 0
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
-
-    def name(self, hint: str) -> str:
-        self.count += 1
-        return f"{self.prefix}/{self.count}/{hint}"
-
-    def constant(self, value: Any, hint: str) -> str:
-        name = self.name(hint)
-        self.initializers.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def op(self, kind: str, operands: Sequence[str], output: str = "", **attributes: Any) -> str:
-        name = output or self.name(kind)
-        self.nodes.append(helper.make_node(kind, list(operands), [name], name=name, **attributes))
-        return name
-
-    def body(self, graph: onnx.GraphProto, given: Sequence[str]) -> list[str]:
-        """A copy of ``graph`` with its inputs being ``given``; the names of its outputs."""
-        turn = self.name("turn")
-        names = {value.name: name for value, name in zip(graph.input, given, strict=True)}
-        for tensor in graph.initializer:
-            copy = onnx.TensorProto()
-            copy.CopyFrom(tensor)
-            copy.name = names[tensor.name] = f"{turn}/{tensor.name}"
-            self.initializers.append(copy)
-        for node in graph.node:
-            names |= {output: f"{turn}/{output}" for output in node.output if output}
-        for node in graph.node:
-            self.nodes.append(_renamed(node, names, turn))
-        return [names.get(value.name, value.name) for value in graph.output]
-
-
-def _renamed(node: onnx.NodeProto, names: Mapping[str, str], turn: str) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    copy.name = f"{turn}/{node.name or node.op_type}"
-    copy.input[:] = [names.get(name, name) for name in node.input]
-    copy.output[:] = [names.get(name, name) for name in node.output]
-    for attribute in copy.attribute:
-        graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-        for graph in graphs:
-            _rename_inside(graph, names, turn)
-    return copy
-
-
-def _rename_inside(graph: onnx.GraphProto, names: Mapping[str, str], turn: str) -> None:
-    """What a nested graph takes from outside, under its new name; its own names hide those outside."""
-    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    own |= {output for node in graph.node for output in node.output}
-    seen = {old: new for old, new in names.items() if old not in own}
-    for index, node in enumerate(graph.node):
-        graph.node[index].CopyFrom(_renamed(node, seen, turn))
-    for value in graph.output:
-        value.name = seen.get(value.name, value.name)
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
-def _alias(writer: _Writer, names: Sequence[str], outputs: Sequence[str]) -> None:
-    for name, output in zip(names, outputs, strict=False):
-        if output:
-            writer.op("Identity", [name], output)
-
-
-def _branch(node: onnx.NodeProto, constants: Mapping[str, np.ndarray], writer: _Writer) -> bool:
+def _branch(node: onnx.NodeProto, constants: Mapping[str, np.ndarray], writer: Writer) -> bool:
     condition = constants.get(node.input[0])
     if condition is None:
         return False
     taken = "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"
-    _alias(writer, writer.body(_attributes(node)[taken], []), node.output)
+    alias(writer, writer.body(attributes_of(node)[taken], []), node.output)
     return True
 
 
-def _scan(node: onnx.NodeProto, shapes: Shapes, writer: _Writer) -> bool:
-    attributes = _attributes(node)
+def _scan(node: onnx.NodeProto, shapes: Shapes, writer: Writer) -> bool:
+    attributes = attributes_of(node)
     body = attributes["body"]
     scanned = int(attributes["num_scan_inputs"])
     states = len(node.input) - scanned
@@ -176,16 +113,16 @@ def _scan(node: onnx.NodeProto, shapes: Shapes, writer: _Writer) -> bool:
         state = outputs[:states]
         for place, name in enumerate(outputs[states:]):
             collected[place].append(name)
-    _alias(writer, state, node.output[:states])
+    alias(writer, state, node.output[:states])
     for place, name in enumerate(node.output[states:]):
         if name:
             ordered = collected[place][::-1] if out_back[place] else collected[place]
-            _stack(writer, ordered, int(out_axes[place]), name)
+            stack(writer, ordered, int(out_axes[place]), name)
     return True
 
 
-def _loop(node: onnx.NodeProto, constants: Mapping[str, np.ndarray], writer: _Writer) -> bool:
-    body = _attributes(node)["body"]
+def _loop(node: onnx.NodeProto, constants: Mapping[str, np.ndarray], writer: Writer) -> bool:
+    body = attributes_of(node)["body"]
     most = constants.get(node.input[0]) if node.input[0] else None
     go = node.input[1] if len(node.input) > 1 else ""
     begins = constants.get(go) if go else np.array(True)
@@ -204,10 +141,10 @@ def _loop(node: onnx.NodeProto, constants: Mapping[str, np.ndarray], writer: _Wr
         carried = outputs[1 : 1 + states]
         for place, name in enumerate(outputs[1 + states :]):
             collected[place].append(name)
-    _alias(writer, carried, node.output[:states])
+    alias(writer, carried, node.output[:states])
     for place, name in enumerate(node.output[states:]):
         if name:
-            _stack(writer, collected[place], 0, name)
+            stack(writer, collected[place], 0, name)
     return True
 
 
@@ -225,12 +162,3 @@ def _goes_on(body: onnx.GraphProto) -> bool:
         is_tensor = isinstance(value, onnx.TensorProto)
         stored[result] = numpy_helper.to_array(value) if is_tensor else np.array(value)
     return result in stored and bool(stored[result].reshape(-1)[0])
-
-
-def _stack(writer: _Writer, parts: Sequence[str], axis: int, output: str) -> None:
-    if writer.version < 13:
-        lifted = [writer.op("Unsqueeze", [part], axes=[axis]) for part in parts]
-    else:
-        place = writer.constant(np.array([axis], "int64"), "axis")
-        lifted = [writer.op("Unsqueeze", [part, place]) for part in parts]
-    writer.op("Concat", lifted, output, axis=axis)
