@@ -19,6 +19,7 @@ from dlcomp.errors import DlcompError, InternalError, UsageError
 from dlcomp.graph.fold import fold_constants
 from dlcomp.graph.layout import channels_last
 from dlcomp.graph.lower import lower
+from dlcomp.graph.one_dimensional import rows_as_images
 from dlcomp.graph.prepare import prepare
 from dlcomp.graph.weights import lift_weights
 from dlcomp.model import Model
@@ -81,7 +82,7 @@ def compile_model(
 def _cpu(model: Model, target: Target, without: Collection[str], records: Records | None) -> Program:
     # 1. The graph: same numbers, better form.
     with _phase("graph"):
-        module = prepare(model.module)
+        module = rows_as_images(prepare(model.module))
         module = fold_constants(module)
         module = channels_last(module)
         module = fold_constants(module)

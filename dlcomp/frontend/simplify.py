@@ -22,6 +22,9 @@ from dlcomp.frontend.bodies import inline_bodies
 from dlcomp.frontend.fold import fold, replace_nodes
 from dlcomp.frontend.unroll import has_loops, unroll
 
+# Loops and branches inside each other.
+_DEEPEST = 16
+
 _LOG = logging.getLogger(__name__)
 
 # Fusions that change which layer is which, or put reshapes around a matrix product; the graph passes of
@@ -42,8 +45,14 @@ def simplify(network: onnx.ModelProto) -> onnx.ModelProto:
     """
     plain = normalise(inline_bodies(normalise(network)))
     fold(plain)
-    if has_loops(plain.graph):
-        plain = normalise(inline_bodies(normalise(unroll(plain))))
+    # What is folded may decide about the next branch or the number of turns of the next loop.
+    for _ in range(_DEEPEST):
+        if not has_loops(plain.graph):
+            break
+        written = unroll(plain)
+        if written is plain:
+            break
+        plain = normalise(inline_bodies(normalise(written)))
         fold(plain)
     try:
         folded = _onnxsim(plain)

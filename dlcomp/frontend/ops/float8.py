@@ -41,7 +41,7 @@ def decoded(builder: Any, x: Any, kind: str) -> Any:
         return te.compute(t.shape, lambda *i: tirx.reinterpret("uint8", t(*i)), name="bits")
 
     code = builder.emit_te(bits, x, primfunc_name_hint="float8_bits")
-    wide = relax.op.take(relax.const(values, "float32"), relax.op.astype(code, "int32"))
+    wide = relax.op.take(relax.const(values, "float32"), relax.op.astype(code, "int32"), mode="clip")
     return wide if kind == "float32" else relax.op.astype(wide, kind)
 
 

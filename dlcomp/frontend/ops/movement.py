@@ -71,7 +71,7 @@ def _mirrored(x: Any, axis: int, size: int, low: int, high: int, mode: str) -> A
         return x
     numpy_mode: Any = {"edge": "edge", "reflect": "reflect", "wrap": "wrap"}[mode]
     indices = np.pad(np.arange(size), (low, high), mode=numpy_mode)
-    return relax.op.take(x, relax.const(indices, "int64"), axis)
+    return relax.op.take(x, relax.const(indices, "int64"), axis, mode="clip")
 
 
 def _one_hot(inputs: Any, attrs: dict[str, Any]) -> Any:
@@ -86,7 +86,7 @@ def _one_hot(inputs: Any, attrs: dict[str, Any]) -> Any:
     whole = relax.op.where(negative, relax.op.add(whole, relax.const(count, "int64")), whole)
     grid = np.arange(count).reshape([count if d == axis else 1 for d in range(rank)])
     hit = relax.op.equal(relax.op.expand_dims(whole, axis), relax.const(grid, "int64"))
-    off, on = (relax.op.take(values, relax.const(place, "int64"), 0) for place in (0, 1))
+    off, on = (relax.op.take(values, relax.const(place, "int64"), 0, mode="clip") for place in (0, 1))
     return relax.op.where(hit, on, off)
 
 

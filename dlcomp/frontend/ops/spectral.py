@@ -31,7 +31,7 @@ def _dft(inputs: Any, attrs: dict[str, Any]) -> Any:
     others = [d for d in range(len(dims) - 1) if d != axis]
     parts = []
     for place in range(dims[-1]):
-        part = relax.op.take(x, relax.const(place, "int64"), len(dims) - 1)
+        part = relax.op.take(x, relax.const(place, "int64"), len(dims) - 1, mode="clip")
         part = relax.op.permute_dims(part, [*others, axis])
         if used < dims[axis]:
             part = relax.op.strided_slice(part, [len(others)], [0], [used])
