@@ -10,7 +10,7 @@ import onnx
 import onnx.inliner
 
 from dlcomp.frontend.inference import inferred
-from dlcomp.frontend.operators import is_supported, nodes
+from dlcomp.frontend.operators import WRITTEN_OUT, UnsupportedOp, is_supported, nodes, qualified, unsupported
 
 # Bodies may hold operators that have bodies themselves.
 _DEEPEST = 4
@@ -60,6 +60,21 @@ def inline_bodies(network: onnx.ModelProto) -> onnx.ModelProto:
         del network.graph.value_info[:]
         network.graph.value_info.extend(kept)
     return network
+
+
+def refused(network: onnx.ModelProto) -> tuple[UnsupportedOp, ...]:
+    """What an import would refuse, most frequent first; loops count as taken, which their counts decide."""
+    try:
+        graph = inline_bodies(network).graph
+    except Exception:  # bodies that need shapes cannot be made while those are open
+        graph = network.graph
+    opsets = opset_versions(network)
+    samples = {qualified(node): node for node in nodes(graph)}
+    return tuple(
+        entry
+        for entry in unsupported(graph)
+        if entry.op not in WRITTEN_OUT and not has_body(samples[entry.op], opsets)
+    )
 
 
 def _write_defaults(graph: onnx.GraphProto, found: set[tuple[str, str]], opsets: dict[str, int]) -> None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import onnx
 
+from dlcomp.frontend.bodies import refused
 from dlcomp.frontend.check import check_network, dtype_name, infer, real_inputs
 from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.macs import count_macs
-from dlcomp.frontend.operators import UnsupportedOp, nodes, qualified, unsupported
+from dlcomp.frontend.operators import UnsupportedOp, nodes, qualified
 from dlcomp.frontend.read import read, tensors
 from dlcomp.frontend.shapes import bind, declared
 from dlcomp.frontend.simplify import normalise, simplify
@@ -72,10 +73,12 @@ def inspect(
     if shapes or not symbols:
         typed = infer(bind(network, shapes or {}), name)
         # Folding removes operators, and finds shapes that the graph as it is does not show.
-        effective = _infer_loosely(simplify(typed))
+        plain = simplify(typed)
+        effective = _infer_loosely(plain)
         given = real_inputs(typed.graph)
     else:
-        effective = _infer_loosely(normalise(network))
+        plain = normalise(network)
+        effective = _infer_loosely(plain)
         given = real_inputs(effective)
     weights = [tensor for tensor in tensors(network.graph) if tensor.data_type not in _NOT_WEIGHTS]
     counts = Counter(qualified(node) for node in nodes(network.graph))
@@ -90,7 +93,7 @@ def inspect(
         macs=count_macs(effective),
         ops=dict(counts.most_common()),
         symbols=symbols,
-        unsupported=unsupported(effective),
+        unsupported=refused(plain),
     )
 
 

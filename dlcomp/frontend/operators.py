@@ -38,6 +38,8 @@ OWN = frozenset(
     TensorScatter
     """.split()
 )
+# Those that are written out as other operators where shapes and counts are known (dlcomp.frontend.unroll).
+WRITTEN_OUT = frozenset({"Scan", "Loop", "If", "LSTM", "GRU", "RNN"})
 # Those of onnxruntime's own domain.
 CONTRIB = frozenset(
     "Attention BiasGelu EmbedLayerNormalization FastGelu Gelu MatMulInteger16 SkipLayerNormalization".split()

@@ -15,11 +15,11 @@ from onnx import helper, numpy_helper
 from dlcomp.frontend import recurrent
 from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.macs import Shapes, static_shapes
+from dlcomp.frontend.operators import WRITTEN_OUT
 from dlcomp.frontend.writer import Writer, alias, attributes_of, stack
 
 # More nodes than this after writing out one loop are more than is worth compiling.
 _MOST_NODES = 20_000
-_LOOPS = frozenset({"Scan", "Loop", "If", "LSTM", "GRU", "RNN"})
 
 
 def unroll(network: onnx.ModelProto) -> onnx.ModelProto:
@@ -33,7 +33,7 @@ def unroll(network: onnx.ModelProto) -> onnx.ModelProto:
 
 def has_loops(graph: onnx.GraphProto) -> bool:
     """Whether ``graph`` has nodes that may be written out."""
-    return any(node.op_type in _LOOPS for node in graph.node)
+    return any(node.op_type in WRITTEN_OUT for node in graph.node)
 
 
 def _first(network: onnx.ModelProto) -> onnx.ModelProto | None:
