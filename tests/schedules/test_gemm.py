@@ -65,13 +65,13 @@ BATCHED = {
 @pytest.mark.parametrize("name", PACKED)
 def test_product_by_weights(name: str) -> None:
     for artifact in check(_packed(PACKED[name])):
-        assert set(schedules(artifact, "gemm")) == {"gemm.packed"}
+        assert set(schedules(artifact, "gemm")) <= {"gemm.packed", "gemm.blocked"}
 
 
 @pytest.mark.parametrize("name", BATCHED)
 def test_product_of_inputs(name: str) -> None:
     for artifact in check(_batched(BATCHED[name])):
-        assert set(schedules(artifact, "matmul")) == {"matmul.direct"}
+        assert set(schedules(artifact, "matmul")) <= {"matmul.direct", "matmul.blocked"}
 
 
 def test_gemm_operator() -> None:
