@@ -21,6 +21,7 @@ from dlcomp.graph.layout import channels_last
 from dlcomp.graph.lower import lower
 from dlcomp.graph.one_dimensional import rows_as_images
 from dlcomp.graph.prepare import prepare
+from dlcomp.graph.recurrence import with_kernels, written_out
 from dlcomp.graph.weights import lift_weights
 from dlcomp.model import Model
 from dlcomp.runtime.artifact import Artifact
@@ -88,7 +89,7 @@ def _cpu(model: Model, target: Target, without: Collection[str], records: Record
         module = fold_constants(module)
     # 2. Operators become TensorIR definitions over packed weights, with their epilogues fused.
     with _phase("lower"):
-        module = lower(module, target, without, records)
+        module = lower(with_kernels(module, target), target, without, records)
     # 3. Every kernel gets its schedule.
     with _phase("schedule"):
         module, kernels = _schedule_all(module, target, records)
@@ -105,7 +106,7 @@ def _cuda(model: Model, target: Target) -> Program:
     from dlcomp.codegen.cuda import SCHEDULE_ATTR, build_cuda, schedule_cuda
 
     with _phase("graph"):
-        module = fold_constants(prepare(model.module))
+        module = fold_constants(prepare(written_out(model.module)))
         module, weights = lift_weights(module)
     with _phase("schedule"):
         module = schedule_cuda(module, target)

@@ -22,7 +22,7 @@ from dlcomp.schedules.cpu.window2d import DirectWindow2d
 from dlcomp.schedules.cpu.winograd import WinogradConv2d
 from dlcomp.schedules.rewrite import UnknownExpression
 from dlcomp.schedules.template import Knobs, Template
-from dlcomp.schedules.workload import Workload, from_text, to_text
+from dlcomp.schedules.workload import ANNOTATION, KNOBS, Workload, from_text, to_text
 from dlcomp.target import Target
 
 TEMPLATES: tuple[Template, ...] = (
@@ -91,7 +91,10 @@ def schedule(func: Any, target: Target, records: Records | None = None) -> Sched
     stay as they are.
     """
     if not _has_blocks(func):
-        return Scheduled(s_tir.Schedule(IRModule({"main": func})), "none")
+        whole = s_tir.Schedule(IRModule({"main": func}))
+        if ANNOTATION in func.attrs:  # a kernel that was written for its workload
+            return Scheduled(whole, str(func.attrs[KNOBS]), from_text(str(func.attrs[ANNOTATION])))
+        return Scheduled(whole, "none")
     found = anchors.find(func)
     if found is not None:
         knobs = json.loads(found.knobs)

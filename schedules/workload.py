@@ -104,8 +104,35 @@ class Window2d:
         return per_element * self.n * self.oh * self.ow * self.c * self.kh * self.kw
 
 
-Workload = Conv2d | Gemm | BatchMatmul | Window2d
-_KINDS: Mapping[str, type[Any]] = {t.__name__: t for t in (Conv2d, Gemm, BatchMatmul, Window2d)}
+@dataclass(frozen=True)
+class Recurrence:
+    """All steps of an LSTM, GRU or RNN over projected inputs, in one or two directions.
+
+    ``backward`` is for one direction from the last step to the first; ``reset_after`` is ONNX's
+    ``linear_before_reset`` of a GRU. ``activations`` are ONNX's names, in ONNX's order, with
+    commas between.
+    """
+
+    kind: str
+    steps: int
+    batch: int
+    hidden: int
+    directions: int
+    backward: bool
+    reset_after: bool
+    activations: str
+
+    @property
+    def gates(self) -> int:
+        return {"LSTM": 4, "GRU": 3, "RNN": 1}[self.kind]
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.steps * self.batch * self.directions * self.gates * self.hidden**2
+
+
+Workload = Conv2d | Gemm | BatchMatmul | Window2d | Recurrence
+_KINDS: Mapping[str, type[Any]] = {t.__name__: t for t in (Conv2d, Gemm, BatchMatmul, Window2d, Recurrence)}
 
 
 def to_text(workload: Workload) -> str:

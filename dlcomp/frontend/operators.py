@@ -34,8 +34,8 @@ STANDARD = frozenset(
 # Those that TVM's importer lacks and converters of our own take (dlcomp.frontend.ops; a test compares them).
 OWN = frozenset(
     """
-    BitCast Col2Im ConvInteger CumProd DFT Det LpNormalization QLinearConv QLinearMatMul ReverseSequence
-    TensorScatter
+    BitCast Col2Im ConvInteger CumProd DFT Det GRU LSTM LpNormalization QLinearConv QLinearMatMul RNN
+    ReverseSequence TensorScatter
     """.split()
 )
 # Those that are written out as other operators where shapes and counts are known (dlcomp.frontend.unroll).

@@ -118,6 +118,49 @@ def tanh(x: Expr) -> Expr:
     return shared("x", x, whole)
 
 
+Quotient = Callable[[Expr, Callable[[Expr, Expr], Expr]], Expr]
+
+
+def sigmoid_quotient(x: Expr, body: Callable[[Expr, Expr], Expr]) -> Expr:
+    """``body(numerator, denominator)`` of 1 / (1 + e^-x), for gates that share a division.
+
+    Below -87 the value stays at 1.6e-38.
+    """
+    x = f32(0.0) - x
+    bound = f32(-_EXP_LEAST)
+
+    def whole(x: Expr) -> Expr:
+        n = tirx.floor(x * f32(_LOG2E) + f32(0.5))
+        return shared("n", n, lambda n: power(x - n * f32(_LN2_HIGH) - n * f32(_LN2_LOW), n))
+
+    def power(r: Expr, n: Expr) -> Expr:
+        mantissa = shared("r", r, lambda r: polynomial(r, _EXP) * (r * r) + r + f32(1.0))
+        return body(f32(1.0), f32(1.0) + mantissa * _power_of_two(n))
+
+    return shared("x", x, lambda x: shared("x", clip(x, f32(0.0) - bound, bound), whole))
+
+
+def tanh_quotient(x: Expr, body: Callable[[Expr, Expr], Expr]) -> Expr:
+    """``body(numerator, denominator)`` of tanh(x) as x P(x^2) / Q(x^2), within 4e-7.
+
+    Minimax of the relative error on |x| < 8 (6e-9 in exact arithmetic), found by Lawson's iteration on
+    the linearised problem; beyond, the value stays at tanh(8).
+    """
+
+    def whole(x: Expr) -> Expr:
+        return shared("y", x * x, lambda y: body(x * polynomial(y, _TANH_ABOVE), polynomial(y, _TANH_BELOW)))
+
+    return shared("x", x, lambda x: shared("x", clip(x, f32(-8.0), f32(8.0)), whole))
+
+
+_TANH_ABOVE = (
+    1.52306800292893e-08, 2.189484561181431e-05, 3.571609009406344e-03, 0.13444507188054391, 0.9999999935785405,
+)  # fmt: skip
+_TANH_BELOW = (
+    8.522552182657403e-07, 3.411310093751392e-04, 0.02616448459161734, 0.46777834510675925, 1.0,
+)  # fmt: skip
+
+
 def cosh(x: Expr) -> Expr:
     """(e^x + e^-x) / 2, by e^(|x|/2) so that it overflows no earlier than its result."""
     return shared("half", exp(f32(0.5) * tirx.abs(x)), lambda h: f32(0.5) * h * h + f32(0.5) / h / h)

@@ -153,6 +153,11 @@ def tile_cycles(rows: int, width: int, target: Target) -> float:
     return max(fused, loads, latency) + 0.05 * loads
 
 
+def independent_sums(target: Target) -> int:
+    """Vectors that must be summed side by side to hide the latency of a multiply-add."""
+    return 4 if target.cpu in _HALF_WIDTH_UNITS and target.vector_bits == 512 else 8
+
+
 def bytes_a_cycle(resident: int, target: Target) -> float:
     """How fast one core reads again what lies among ``resident`` bytes that it passes over in turn."""
     if resident <= target.l1_bytes * 3 // 4:

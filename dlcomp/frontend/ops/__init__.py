@@ -18,6 +18,7 @@ from dlcomp.frontend.ops import (
     movement,
     normalization,
     quantized,
+    recurrent,
     resize,
     spectral,
 )
@@ -32,6 +33,7 @@ CONVERTERS: Mapping[str, Converter] = {
     **movement.CONVERTERS,
     **normalization.CONVERTERS,
     **quantized.CONVERTERS,
+    **recurrent.CONVERTERS,
     **resize.CONVERTERS,
     **spectral.CONVERTERS,
 }

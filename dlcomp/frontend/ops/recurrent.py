@@ -1,0 +1,177 @@
+"""LSTM, GRU and RNN: one product for the inputs of all steps, then the recurrence as one call.
+
+The recurrence stays one expression in the graph, ``call_pure_packed("dlcomp.recurrence", projected inputs,
+recurrent weight, first states, [first cells], [bias inside the reset], text)``, whose text has the fields of
+``schedules.workload.Recurrence``; ``graph.recurrence`` gives it a kernel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from tvm import relax
+from tvm.ir import StringImm
+
+from dlcomp.frontend.ops.arithmetic import constant_of, shape_of
+from dlcomp.frontend.ops.kernels import with_builder
+from dlcomp.frontend.writer import attributes_of
+
+RECURRENCE = "dlcomp.recurrence"
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_DEFAULT = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+_KNOWN = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu"}
+
+
+def is_plain(node: onnx.NodeProto) -> bool:
+    """Whether the recurrence of ``node`` is one that kernels are written for.
+
+    No clipping, peepholes, coupled gates or sequence lengths, and common activations, the same in both
+    directions; others are written out step by step (``dlcomp.frontend.recurrent``).
+    """
+    attributes = attributes_of(node)
+    operands = [*node.input, *[""] * 8]
+    if operands[4] or operands[7] or "clip" in attributes or attributes.get("input_forget", 0):
+        return False
+    return _activations(node.op_type, attributes) is not None
+
+
+def _activations(kind: str, attributes: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """ONNX's names for one direction; None if one is not known or the directions differ."""
+    listed = [_text(name).lower() for name in attributes.get("activations", [])]
+    count = len(_DEFAULT[kind])
+    if not listed:
+        return _DEFAULT[kind]
+    if any(name not in _KNOWN for name in listed) or listed[:count] * (len(listed) // count) != listed:
+        return None
+    return tuple(_KNOWN[name] for name in listed[:count])
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _converter(kind: str) -> Any:
+    @with_builder
+    def convert(builder: Any, inputs: Any, attrs: dict[str, Any]) -> Any:
+        return _Layer(kind, builder, inputs, attrs).convert()
+
+    return convert
+
+
+class _Layer:
+    """One node on its way into Relax."""
+
+    def __init__(self, kind: str, builder: Any, inputs: Any, attrs: dict[str, Any]) -> None:
+        self.kind, self.builder, self.gates = kind, builder, GATES[kind]
+        count = len(inputs)
+        self.operands = [inputs[i] if i < count else None for i in range(8)]
+        self.batch_first = bool(attrs.get("layout", 0))
+        self.direction = _text(attrs.get("direction", "forward"))
+        activations = _activations(kind, attrs)
+        assert activations is not None
+        self.activations = activations
+        self.reset_after = kind == "GRU" and bool(attrs.get("linear_before_reset", 0))
+        x = self.operands[0]
+        if self.batch_first:
+            x = self.emit(relax.op.permute_dims(x, [1, 0, 2]))
+        self.x = x
+        self.steps, self.batch, self.size = shape_of(x)
+        self.directions, rows, _ = shape_of(self.operands[1])
+        self.hidden = rows // self.gates
+
+    def emit(self, expr: Any) -> Any:
+        return self.builder.emit(expr)
+
+    def convert(self) -> Any:
+        states = (self.directions, self.batch, self.hidden)
+        arguments = [self._projected(), self.operands[2], self._first(5, states)]
+        types = [relax.TensorType((self.steps, *states), "float32")]
+        if self.kind == "LSTM":
+            arguments.append(self._first(6, states))
+            types.append(relax.TensorType(states, "float32"))
+        if self.reset_after:
+            arguments.append(self._inside())
+        fields = {
+            "kind": self.kind,
+            "steps": self.steps,
+            "batch": self.batch,
+            "hidden": self.hidden,
+            "directions": self.directions,
+            "backward": self.direction == "reverse",
+            "reset_after": self.reset_after,
+            "activations": ",".join(self.activations),
+        }
+        # Two results also where one is wanted, so that all kinds look alike.
+        returned = relax.TupleType(types)
+        call = relax.call_pure_packed(
+            RECURRENCE, *arguments, StringImm(json.dumps(fields)), ty_args=[returned]
+        )
+        result = self.emit(call)
+        y = self.emit(result[0])
+        outputs = [self._ordered(y, [2, 0, 1, 3]), self._ordered(self._last(y), [1, 0, 2])]
+        if self.kind == "LSTM":
+            outputs.append(self._ordered(self.emit(result[1]), [1, 0, 2]))
+        return relax.Tuple([self.emit(output) for output in outputs])
+
+    def _ordered(self, value: Any, order: list[int]) -> Any:
+        return relax.op.permute_dims(value, order) if self.batch_first else value
+
+    def _projected(self) -> Any:
+        """(steps, batch, directions * gates * hidden): what the inputs add to the gates, biases included."""
+        width = self.directions * self.gates * self.hidden
+        weight = self.emit(relax.op.reshape(self.operands[1], (width, self.size)))
+        product = self.emit(relax.op.matmul(self.x, self.emit(relax.op.permute_dims(weight, [1, 0]))))
+        if self.operands[3] is None:
+            return product
+        return self.emit(relax.op.add(product, self._bias()))
+
+    def _columns(self, value: Any, begin: int, end: int) -> Any:
+        """``value[:, begin:end]``."""
+        array = constant_of(value)
+        if array is not None:
+            return relax.const(np.ascontiguousarray(array[:, begin:end]))
+        return self.emit(relax.op.strided_slice(value, [1], [begin], [end]))
+
+    def _halves(self) -> tuple[Any, Any]:
+        """The biases of inputs and of states, (directions, gates * hidden) each."""
+        rows, bias = self.gates * self.hidden, self.operands[3]
+        return self._columns(bias, 0, rows), self._columns(bias, rows, 2 * rows)
+
+    def _bias(self) -> Any:
+        """(directions * gates * hidden,): both biases, but for the one inside the reset."""
+        given, recurrent = self._halves()
+        if self.reset_after:
+            mask = np.ones((1, self.gates * self.hidden), "float32")
+            mask[:, 2 * self.hidden :] = 0
+            recurrent = self.emit(relax.op.multiply(recurrent, relax.const(mask)))
+        total = self.emit(relax.op.add(given, recurrent))
+        return self.emit(relax.op.reshape(total, (self.directions * self.gates * self.hidden,)))
+
+    def _inside(self) -> Any:
+        """(directions, hidden): the recurrent bias of a GRU's candidate."""
+        if self.operands[3] is None:
+            return relax.const(np.zeros((self.directions, self.hidden), "float32"))
+        return self._columns(self._halves()[1], 2 * self.hidden, 3 * self.hidden)
+
+    def _first(self, place: int, states: Sequence[int]) -> Any:
+        given = self.operands[place]
+        if given is None:
+            return relax.const(np.zeros(states, "float32"))
+        return self.emit(relax.op.permute_dims(given, [1, 0, 2])) if self.batch_first else given
+
+    def _last(self, y: Any) -> Any:
+        """(directions, batch, hidden): the states after the last step of each direction."""
+        ends = {"forward": [-1], "reverse": [0], "bidirectional": [-1, 0]}[self.direction]
+        parts = []
+        for direction, step in enumerate(ends):
+            begin = self.steps - 1 if step else 0
+            part = relax.op.strided_slice(y, [0, 1], [begin, direction], [begin + 1, direction + 1])
+            parts.append(self.emit(relax.op.squeeze(self.emit(part), [0])))
+        return parts[0] if len(parts) == 1 else self.emit(relax.op.concat(parts, axis=0))
+
+
+CONVERTERS: Mapping[str, Any] = {kind: _converter(kind) for kind in GATES}
