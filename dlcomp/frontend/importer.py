@@ -1,13 +1,27 @@
-"""TVM's ONNX importer, asking dlcomp's own converters first."""
+"""TVM's ONNX importer, asking dlcomp's own converters first, and knowing shapes with open dimensions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
+from tvm import relax, tirx
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
-from dlcomp.frontend.ops import CONVERTERS
+from dlcomp.frontend import symbolic
+from dlcomp.frontend.check import dtype_name
+from dlcomp.frontend.inference import inferred
+from dlcomp.frontend.ops import CONVERTERS, open_shapes
+from dlcomp.frontend.ops.arithmetic import shape_of
+
+# Operators of several operands that broadcast.
+_BROADCASTING = frozenset(
+    "Add Sub Mul Div Pow Max Min Sum Mean Where Equal Less LessOrEqual Greater GreaterOrEqual And Or Xor Mod".split()
+)
 
 
 def to_relax(network: onnx.ModelProto) -> tuple[Any, dict[str, Any]]:
@@ -17,11 +31,27 @@ def to_relax(network: onnx.ModelProto) -> tuple[Any, dict[str, Any]]:
     Whatever TVM's converters raise comes out as it is.
     """
     opset = next((o.version for o in network.opset_import if o.domain in ("", "ai.onnx")), 1)
+    symbols: dict[str, Any] = {}
+
+    def extent(dim: Any) -> Any:
+        if not dim.dim_param:
+            return dim.dim_value
+        return symbols.setdefault(dim.dim_param, tirx.Var(_identifier(dim.dim_param, len(symbols)), "int64"))
+
     # Without them TVM takes a size of zero for an unknown one.
-    shapes = {v.name: [dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in network.graph.input}
+    shapes = {v.name: [extent(dim) for dim in v.type.tensor_type.shape.dim] for v in network.graph.input}
     importer = _Importer(shapes, "float32")
+    if symbols:
+        importer = _OpenImporter(shapes, "float32")
+        values = inferred(network).value_info
+        importer.types = {v.name: dtype_name(v.type.tensor_type.elem_type) for v in values}
     module = importer.from_onnx(network.graph, opset)
     return module, dict(importer._nodes)
+
+
+def _identifier(name: str, number: int) -> str:
+    text = "".join(c if c.isalnum() or c == "_" else "_" for c in name)
+    return text if text[:1].isalpha() else f"d{number}_{text}"
 
 
 class _Importer(ONNXGraphImporter):  # type: ignore[misc]
@@ -40,3 +70,82 @@ class _Importer(ONNXGraphImporter):  # type: ignore[misc]
         if expr is None:
             return super()._convert_operator(op_name, inputs, attrs, opset)
         return self.bb.normalize(expr)
+
+
+class _OpenImporter(_Importer):
+    """The importer of networks with open dimensions.
+
+    What the network computes of its shapes is kept as expressions of them (``dlcomp.frontend.symbolic``),
+    and becomes a tensor only where an operator takes it as data.
+    """
+
+    types: Mapping[str, str]
+
+    def _construct_nodes(self, graph: Any) -> None:
+        self._known = {
+            tensor.name: symbolic.array(numpy_helper.to_array(tensor))
+            for tensor in graph.initializer
+            if np.prod(tensor.dims, dtype=int) <= 64 and tensor.data_type != onnx.TensorProto.STRING
+        }
+        for node in graph.node:
+            self._one(node)
+
+    def _one(self, node: onnx.NodeProto) -> None:
+        known = [self._known.get(name) if name else None for name in node.input]
+        first = self._nodes.get(node.input[0]) if node.input else None
+        of_data = isinstance(getattr(first, "ty", None), relax.TensorType) and first.ty.shape is not None
+        result = symbolic.evaluate(node, known, shape_of(first) if of_data else None)
+        if result is not None and (node.op_type in ("Shape", "Size") or symbolic.is_open(result.reshape(-1))):
+            self._known[node.output[0]] = result
+            self._nodes[node.output[0]] = None
+            return
+        own = open_shapes.CONVERTERS.get(node.op_type)
+        for name in node.input:
+            if name and self._nodes.get(name) is None and name in self._known:
+                self._nodes[name] = self.bb.normalize(self._tensor(name))
+        if own is not None:
+            attrs = self._parse_attr(node.attribute)
+            inputs = [self._nodes[name] if name else None for name in node.input]
+            expr = own(inputs, known, attrs)
+            if expr is not None:
+                self._nodes[node.output[0]] = self.bb.normalize(expr)
+                return
+        if node.op_type in _BROADCASTING:
+            self._agree(node, None)
+        elif node.op_type == "Concat":
+            self._agree(node, int(self._parse_attr(node.attribute)["axis"]))
+        super()._construct_nodes(SimpleNamespace(node=[node]))
+        if result is not None:
+            self._known[node.output[0]] = result
+
+    def _tensor(self, name: str) -> Any:
+        return open_shapes.tensor_of(self._known[name], self.types.get(name, "int64"))
+
+    def _agree(self, node: onnx.NodeProto, along: int | None) -> None:
+        """Makes dimensions that must be equal, but cannot be seen to be, the same expression.
+
+        That they are is checked when the network runs. Without ``along`` the operands broadcast, and an open
+        dimension is never taken for one that does; else they are concatenated along that axis.
+        """
+        names = [name for name in dict.fromkeys(node.input) if name]
+        shapes = {name: shape_of(self._nodes[name]) for name in names}
+        rank = max(map(len, shapes.values()))
+        aligned = {name: [1] * (rank - len(dims)) + dims for name, dims in shapes.items()}
+        for axis in range(rank):
+            if along is not None and axis == along % rank:
+                continue
+            dims = [aligned[name][axis] for name in names]
+            bound = [d for d in dims if along is not None or not (isinstance(d, int) and d == 1)]
+            if not bound:
+                continue
+            wanted = next((d for d in bound if isinstance(d, int)), bound[0])
+            for name, dim in zip(names, dims, strict=True):
+                if any(dim is d for d in bound) and not isinstance(dim, int):
+                    aligned[name][axis] = wanted
+        for name in names:
+            wanted = aligned[name][rank - len(shapes[name]) :]
+            if all(symbolic.surely_equal(a, b) for a, b in zip(wanted, shapes[name], strict=True)):
+                continue
+            value = self._nodes[name]
+            ty = relax.TensorType(wanted, str(value.ty.dtype.dtype))
+            self._nodes[name] = self.bb.match_cast(self.bb.emit(value), ty)

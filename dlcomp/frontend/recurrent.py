@@ -6,7 +6,7 @@ that a long sequence makes a long program; the shape of a step's operators is th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ import onnx
 from dlcomp.frontend.macs import Shapes
 from dlcomp.frontend.writer import Writer, attributes_of, stack
 
-_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _DEFAULT = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+# Those that kernels compute, by their names in small letters.
+_IN_KERNELS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu"}
 # Operators of ONNX with parameters of the same names, and their defaults.
 _PARAMETERS = {
     "LeakyRelu": {"alpha": 0.01},
@@ -27,6 +29,35 @@ _PARAMETERS = {
 _PLAIN = frozenset({"Sigmoid", "Tanh", "Relu", "Softsign", "Softplus"})
 
 Activation = Callable[[str], str]
+
+
+def is_plain(node: onnx.NodeProto) -> bool:
+    """Whether the recurrence of ``node`` is one that kernels are written for.
+
+    No clipping, peepholes, coupled gates or sequence lengths, and common activations, the same in both
+    directions; others are written out step by step.
+    """
+    attributes = attributes_of(node)
+    operands = [*node.input, *[""] * 8]
+    if operands[4] or operands[7] or "clip" in attributes or attributes.get("input_forget", 0):
+        return False
+    return plain_activations(node.op_type, attributes) is not None
+
+
+def plain_activations(kind: str, attributes: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """ONNX's names for one direction; None if no kernel knows one, or the directions differ."""
+    listed = [text(name).lower() for name in attributes.get("activations", [])]
+    count = len(_DEFAULT[kind])
+    if not listed:
+        return _DEFAULT[kind]
+    if any(name not in _IN_KERNELS for name in listed) or listed[:count] * (len(listed) // count) != listed:
+        return None
+    return tuple(_IN_KERNELS[name] for name in listed[:count])
+
+
+def text(value: Any) -> str:
+    """A string attribute as text."""
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def write_out(node: onnx.NodeProto, shapes: Shapes, writer: Writer) -> bool:
@@ -56,7 +87,7 @@ class _Layer:
         x = shapes[node.input[0]]
         self.steps, self.batch = (x[1], x[0]) if self.layout else (x[0], x[1])
         self.directions, rows, _ = shapes[node.input[1]]
-        self.hidden = rows // _GATES[self.kind]
+        self.hidden = rows // GATES[self.kind]
         self.clip = attributes.get("clip")
         direction = attributes.get("direction", b"forward")
         self.direction = direction.decode() if isinstance(direction, bytes) else str(direction)
@@ -130,7 +161,7 @@ class _Layer:
         if backward and lengths:
             x = op("ReverseSequence", [x, lengths], time_axis=0, batch_axis=1)
         projected = op("MatMul", [x, op("Transpose", [weight], perm=[1, 0])])
-        width = _GATES[self.kind] * self.hidden
+        width = GATES[self.kind] * self.hidden
         input_bias = recurrent_bias = ""
         if self.names[3]:
             bias = self.pick(self.names[3], direction)

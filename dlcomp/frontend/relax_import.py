@@ -30,7 +30,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def import_network(network: onnx.ModelProto, *, source: onnx.ModelProto, name: str) -> Model:
-    """The Model of ``network`` (static shapes, simplified); ``source`` is kept as the reference.
+    """The Model of ``network`` (shapes bound, simplified); ``source`` is kept as the reference.
 
     Raises
     ------
@@ -42,16 +42,16 @@ def import_network(network: onnx.ModelProto, *, source: onnx.ModelProto, name: s
 
     module, values = _from_onnx(network, name)
     main = module["main"]
-    _require_static(main, name)
+    _require_known(main, name)
     require_agreement(network, values, name)
     inputs = tuple(
-        TensorSpec(value.name, _static(param.ty), str(param.ty.dtype.dtype))
+        TensorSpec(value.name, _shown(param.ty), str(param.ty.dtype.dtype))
         for value, param in zip(network.graph.input, main.params, strict=True)
     )
     returned = main.ret_ty
     types = list(returned.fields) if isinstance(returned, relax.TupleType) else [returned]
     outputs = tuple(
-        TensorSpec(value.name, _static(ty), str(ty.dtype.dtype))
+        TensorSpec(value.name, _shown(ty), str(ty.dtype.dtype))
         for value, ty in zip(network.graph.output, types, strict=True)
     )
     effect = {"nodes": len(source.graph.node), "simplified": len(network.graph.node)}
@@ -100,8 +100,8 @@ def _first_line(error: BaseException) -> str:
     return text[:300]
 
 
-def _require_static(main: Any, name: str) -> None:
-    """Refuse huge values, and those whose shape is only known when the network runs."""
+def _require_known(main: Any, name: str) -> None:
+    """Refuse huge values, and those whose shape is no expression of the inputs' dimensions."""
     from tvm import relax
 
     values: list[Any] = []
@@ -124,13 +124,13 @@ def _require_static(main: Any, name: str) -> None:
                 hint="the input is too small for this network; give a larger shape",
             )
     for value in values:
-        if not _is_static(value.ty):
+        if not _is_known(value.ty):
             raise ModelError(
                 f"the shape of {value.name!r} depends on the data ({value.ty})",
                 where=name,
                 hint="NonZero, Unique, NonMaxSuppression and the like make such shapes; cut the model there",
             )
-        if not isinstance(value.ty, relax.TensorType):
+        if not isinstance(value.ty, relax.TensorType) or not _is_static(value.ty):
             continue
         elements = math.prod(_static(value.ty))
         if elements > _MOST_ELEMENTS:
@@ -141,14 +141,25 @@ def _require_static(main: Any, name: str) -> None:
             )
 
 
-def _is_static(ty: Any) -> bool:
-    from tvm import relax, tirx
+def _is_known(ty: Any) -> bool:
+    from tvm import relax
 
     if isinstance(ty, relax.TupleType):
-        return all(_is_static(field) for field in ty.fields)
-    if isinstance(ty, relax.TensorType):
-        return ty.shape is not None and all(isinstance(dim, tirx.IntImm) for dim in ty.shape)
-    return True
+        return all(_is_known(field) for field in ty.fields)
+    return not isinstance(ty, relax.TensorType) or isinstance(ty.shape, relax.ShapeExpr)
+
+
+def _is_static(ty: Any) -> bool:
+    from tvm import tirx
+
+    return _is_known(ty) and all(isinstance(dim, tirx.IntImm) for dim in ty.shape)
+
+
+def _shown(ty: Any) -> tuple[int | str, ...]:
+    """The shape of a tensor; open dimensions as text."""
+    from dlcomp.frontend.symbolic import dim_of, text_of
+
+    return tuple(dim if isinstance(dim, int) else text_of(dim) for dim in map(dim_of, ty.shape))
 
 
 def _static(ty: Any) -> tuple[int, ...]:

@@ -1,10 +1,15 @@
-"""Give every input a static shape: by what the file says, what the user says, and shared symbols."""
+"""Give every input a shape: by what the file says, what the user says, and shared symbols.
+
+A dimension that nobody gives a size stays open, under its name in the file, the name that the user gives it
+or, for an anonymous one, the input's name and its place.
+"""
 
 from __future__ import annotations
 
 import difflib
 import operator
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import onnx
 
@@ -35,13 +40,13 @@ def _dim(dim: onnx.TensorShapeProto.Dimension, least: int) -> Dim:
     return "?" if dim.dim_param in _ANONYMOUS else str(dim.dim_param)
 
 
-def bind(network: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
-    """A copy of ``network`` with static input shapes.
+def bind(network: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> onnx.ModelProto:
+    """A copy of ``network`` with these input shapes; a dimension given as a name stays open.
 
     Raises
     ------
     UsageError
-        Unknown names, wrong ranks, contradictions, dimensions below 1, or symbols left unbound.
+        Unknown names, wrong ranks, contradictions, dimensions below 1, or an input of unknown rank.
     """
     inputs = {value.name: declared(value) for value in real_inputs(network.graph)}
     given = {name: _checked(name, shape, inputs) for name, shape in shapes.items()}
@@ -49,8 +54,8 @@ def bind(network: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> onnx.
     bound: dict[str, Dims | None] = {}
     for name, dims in inputs.items():
         known = None if dims is None else tuple(symbols.get(d, d) if isinstance(d, str) else d for d in dims)
-        bound[name] = given.get(name, known)
-    _require_bound(bound)
+        bound[name] = _named(name, given.get(name, known))
+    _require_ranks(bound)
 
     result = onnx.ModelProto()
     result.CopyFrom(network)
@@ -58,12 +63,22 @@ def bind(network: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> onnx.
         shape = value.type.tensor_type.shape
         del shape.dim[:]
         for dim in bound[value.name] or ():
-            shape.dim.add().dim_value = int(dim)
+            if isinstance(dim, int):
+                shape.dim.add().dim_value = dim
+            else:
+                shape.dim.add().dim_param = dim
         value.type.tensor_type.shape.SetInParent()
     return result
 
 
-def _checked(name: str, shape: Sequence[int], inputs: Mapping[str, Dims | None]) -> tuple[int, ...]:
+def _named(name: str, dims: Dims | None) -> Dims | None:
+    """``dims`` with a name for every anonymous one."""
+    if dims is None:
+        return None
+    return tuple(f"{name}_{axis}" if dim == "?" else dim for axis, dim in enumerate(dims))
+
+
+def _checked(name: str, shape: Sequence[Dim], inputs: Mapping[str, Dims | None]) -> Dims:
     """The shape the user gave for ``name``, if it can be that input's."""
     if name not in inputs:
         near = difflib.get_close_matches(name, inputs, n=3, cutoff=0.4) or list(inputs)[:5]
@@ -72,10 +87,12 @@ def _checked(name: str, shape: Sequence[int], inputs: Mapping[str, Dims | None])
     try:
         if isinstance(shape, str):
             raise TypeError
-        dims = tuple(operator.index(dim) for dim in shape)
+        dims = tuple(_size_or_name(dim) for dim in shape)
     except TypeError as error:
-        raise UsageError(f"expected a sequence of integers, got {shape!r}", where=where) from error
-    require_sizes(dims, where)
+        raise UsageError(
+            f"expected a sequence of integers and names, got {shape!r}", where=where
+        ) from error
+    require_sizes(tuple(dim for dim in dims if isinstance(dim, int)), where)
     expected = inputs[name]
     if expected is None:
         return dims
@@ -94,7 +111,15 @@ def _checked(name: str, shape: Sequence[int], inputs: Mapping[str, Dims | None])
     return dims
 
 
-def _solve(inputs: Mapping[str, Dims | None], given: Mapping[str, tuple[int, ...]]) -> dict[Dim, Dim]:
+def _size_or_name(dim: Any) -> Dim:
+    if isinstance(dim, str):
+        if not dim.replace("_", "a").replace(".", "a").isalnum() or dim[0].isdigit():
+            raise TypeError
+        return dim
+    return operator.index(dim)
+
+
+def _solve(inputs: Mapping[str, Dims | None], given: Mapping[str, Dims]) -> dict[Dim, Dim]:
     """The number of each named symbol, from the shapes that were given."""
     symbols: dict[Dim, Dim] = {}
     origin: dict[Dim, str] = {}
@@ -111,31 +136,16 @@ def _solve(inputs: Mapping[str, Dims | None], given: Mapping[str, tuple[int, ...
     return symbols
 
 
-def _require_bound(bound: Mapping[str, Dims | None]) -> None:
-    loose = {
-        name: dims
-        for name, dims in bound.items()
-        if dims is None or any(isinstance(dim, str) for dim in dims)
-    }
+def _require_ranks(bound: Mapping[str, Dims | None]) -> None:
+    loose = [name for name, dims in bound.items() if dims is None]
     if not loose:
         return
-    lines = "; ".join(f"{name!r} is {_text(dims)}" for name, dims in loose.items())
-    flags = " ".join(f"--shape {name}:{_example(dims)}" for name, dims in loose.items())
-    keys = ", ".join(f"{name!r}: ({_example(dims)})" for name, dims in loose.items())
+    flags = " ".join(f"--shape {name}:..." for name in loose)
     raise UsageError(
-        f"dimensions without a size: {lines}",
-        hint=f"give each input a full shape, numbers for the names: {flags} or shapes={{{keys}}}",
+        f"inputs of unknown rank: {', '.join(map(repr, loose))}",
+        hint=f"give each a shape, numbers or names: {flags}",
     )
 
 
 def _text(dims: Dims | None) -> str:
     return "of unknown rank" if dims is None else f"[{', '.join(map(str, dims))}]"
-
-
-def _example(dims: Dims | None) -> str:
-    """What to type: the known numbers, and a short letter for each open dimension."""
-    if dims is None:
-        return "..."
-    letters = "NCHWDE" if len(dims) > 2 else "NK"
-    known = (letters[min(axis, len(letters) - 1)] for axis in range(len(dims)))
-    return ",".join(str(d) if isinstance(d, int) else letter for d, letter in zip(dims, known, strict=True))

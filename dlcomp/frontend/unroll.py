@@ -16,7 +16,6 @@ from dlcomp.frontend import recurrent
 from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.macs import Shapes, static_shapes
 from dlcomp.frontend.operators import WRITTEN_OUT
-from dlcomp.frontend.ops.recurrent import is_plain
 from dlcomp.frontend.writer import Writer, alias, attributes_of, stack
 
 # More nodes than this after writing out one loop are more than is worth compiling.
@@ -58,7 +57,7 @@ def _first(network: onnx.ModelProto) -> onnx.ModelProto | None:
         elif node.op_type == "Loop":
             done = _loop(node, constants, writer)
         elif node.op_type in ("LSTM", "GRU", "RNN"):
-            if is_plain(node):
+            if recurrent.is_plain(node):
                 continue  # stays one operator, with a kernel
             done = recurrent.write_out(node, shapes, writer)
         else:

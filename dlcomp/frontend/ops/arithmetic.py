@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
+from dlcomp.frontend.symbolic import dim_of
+
 Expr = Any
 
 
@@ -16,9 +18,9 @@ def dtype_of(expr: Expr) -> str:
     return str(expr.ty.dtype.dtype)
 
 
-def shape_of(expr: Expr) -> list[int]:
-    """The static shape of a tensor expression."""
-    return [int(dim) for dim in expr.ty.shape]
+def shape_of(expr: Expr) -> list[Any]:
+    """The shape of a tensor expression; an open dimension is an expression."""
+    return [dim_of(extent) for extent in expr.ty.shape]
 
 
 def number(value: float, like: Expr) -> Expr:

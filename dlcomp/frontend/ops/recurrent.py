@@ -12,46 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 from tvm import relax
 from tvm.ir import StringImm
 
 from dlcomp.frontend.ops.arithmetic import constant_of, shape_of
 from dlcomp.frontend.ops.kernels import with_builder
-from dlcomp.frontend.writer import attributes_of
+from dlcomp.frontend.recurrent import GATES, plain_activations, text
 
 RECURRENCE = "dlcomp.recurrence"
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-_DEFAULT = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
-_KNOWN = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu"}
-
-
-def is_plain(node: onnx.NodeProto) -> bool:
-    """Whether the recurrence of ``node`` is one that kernels are written for.
-
-    No clipping, peepholes, coupled gates or sequence lengths, and common activations, the same in both
-    directions; others are written out step by step (``dlcomp.frontend.recurrent``).
-    """
-    attributes = attributes_of(node)
-    operands = [*node.input, *[""] * 8]
-    if operands[4] or operands[7] or "clip" in attributes or attributes.get("input_forget", 0):
-        return False
-    return _activations(node.op_type, attributes) is not None
-
-
-def _activations(kind: str, attributes: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """ONNX's names for one direction; None if one is not known or the directions differ."""
-    listed = [_text(name).lower() for name in attributes.get("activations", [])]
-    count = len(_DEFAULT[kind])
-    if not listed:
-        return _DEFAULT[kind]
-    if any(name not in _KNOWN for name in listed) or listed[:count] * (len(listed) // count) != listed:
-        return None
-    return tuple(_KNOWN[name] for name in listed[:count])
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _converter(kind: str) -> Any:
@@ -70,8 +38,8 @@ class _Layer:
         count = len(inputs)
         self.operands = [inputs[i] if i < count else None for i in range(8)]
         self.batch_first = bool(attrs.get("layout", 0))
-        self.direction = _text(attrs.get("direction", "forward"))
-        activations = _activations(kind, attrs)
+        self.direction = text(attrs.get("direction", "forward"))
+        activations = plain_activations(kind, attrs)
         assert activations is not None
         self.activations = activations
         self.reset_after = kind == "GRU" and bool(attrs.get("linear_before_reset", 0))
