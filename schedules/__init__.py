@@ -18,6 +18,7 @@ from dlcomp.schedules.cpu import default, transpose
 from dlcomp.schedules.cpu.conv2d import DirectConv2d
 from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm
 from dlcomp.schedules.cpu.gemm_blocked import BlockedGemm, BlockedMatmul
+from dlcomp.schedules.cpu.open_shapes import OpenConv2d, OpenGemm, OpenWindow2d
 from dlcomp.schedules.cpu.window2d import DirectWindow2d
 from dlcomp.schedules.cpu.winograd import WinogradConv2d
 from dlcomp.schedules.rewrite import UnknownExpression
@@ -33,6 +34,9 @@ TEMPLATES: tuple[Template, ...] = (
     DirectBatchMatmul(),
     BlockedMatmul(),
     DirectWindow2d(),
+    OpenConv2d(),
+    OpenGemm(),
+    OpenWindow2d(),
 )
 
 # What a database says: for a workload's text, names of templates and their knobs, best first.

@@ -19,7 +19,8 @@ KNOBS = "dlcomp.knobs"
 class Conv2d:
     """Convolution of (n, h, w, groups*ci) by (groups*co, kh, kw, ci) into (n, oh, ow, groups*co).
 
-    ``top`` and ``left`` are the zeros before the image; those after it follow from ``oh`` and ``ow``.
+    ``top`` and ``left`` are the zeros before the image; those after it follow from ``oh`` and ``ow``. For
+    images of open size ``n``, ``h``, ``w``, ``oh`` and ``ow`` are 0, and the image comes padded.
     """
 
     n: int
@@ -46,7 +47,7 @@ class Conv2d:
 
 @dataclass(frozen=True)
 class Gemm:
-    """(m, k) by a constant (k, n), packed at compile time, into (m, n)."""
+    """(m, k) by a constant (k, n), packed at compile time, into (m, n); ``m`` is 0 if it is open."""
 
     m: int
     n: int

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dlcomp.cli.options import ArtifactPath, Inputs, Json, Threads, Verbose, load_arrays
+from dlcomp.cli.options import ArtifactPath, Inputs, Json, RunShapes, Threads, Verbose, read_inputs
 from dlcomp.cli.output import show
 
 NAME = "bench"
@@ -16,6 +16,7 @@ NAME = "bench"
 def command(
     artifact: ArtifactPath,
     input: Inputs = None,
+    shape: RunShapes = None,
     compare: Annotated[
         str | None, typer.Option("--compare", help="A peer to run in turn: onnxruntime.")
     ] = None,
@@ -34,9 +35,10 @@ def command(
     from dlcomp.report.tables import bench_table
     from dlcomp.runtime.bench import bench
 
+    opened = dlcomp.open(artifact)
     result = bench(
-        dlcomp.open(artifact),
-        load_arrays(input),
+        opened,
+        read_inputs(input, opened.signature, shapes=shape),
         warmup_s=warmup,
         min_time_s=min_time,
         min_runs=min_runs,

@@ -31,7 +31,15 @@ ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file."
 ArtifactPath = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A .dlc file.", show_default=False)]
 Shapes = Annotated[
     list[str] | None,
-    typer.Option("--shape", metavar="NAME:DIMS", help="Shape of an input, as x:1,3,48,320. Repeatable."),
+    typer.Option(
+        "--shape",
+        metavar="NAME:DIMS",
+        help="Shape of an input, as x:1,3,48,320; a name leaves a dimension open. Repeatable.",
+    ),
+]
+RunShapes = Annotated[
+    list[str] | None,
+    typer.Option("--shape", metavar="NAME:DIMS", help="Shape of an input with open dimensions. Repeatable."),
 ]
 Inputs = Annotated[
     list[str] | None,
@@ -46,16 +54,16 @@ Verbose = Annotated[
 ]
 
 
-def parse_shapes(given: list[str] | None) -> dict[str, tuple[int, ...]] | None:
-    """``["x:1,3,48,320"]`` -> ``{"x": (1, 3, 48, 320)}``; a name may itself hold a colon."""
-    shapes: dict[str, tuple[int, ...]] = {}
+def parse_shapes(given: list[str] | None) -> dict[str, tuple[int | str, ...]] | None:
+    """``["x:1,3,48,W"]`` -> ``{"x": (1, 3, 48, "W")}``; a name may itself hold a colon."""
+    shapes: dict[str, tuple[int | str, ...]] = {}
     for text in given or ():
         name, colon, dims = text.rpartition(":")
         try:
-            shape = tuple(int(dim) for dim in dims.replace("x", ",").split(",")) if dims else ()
+            shape = tuple(map(_dim, _split(dims))) if dims else ()
         except ValueError:
             shape, colon = (), ""
-        if not colon or not name or any(dim < 1 for dim in shape):
+        if not colon or not name or any(isinstance(dim, int) and dim < 1 for dim in shape):
             raise UsageError(f"cannot read --shape {text!r}", hint="as in --shape x:1,3,48,320")
         if name in shapes:
             raise UsageError(f"--shape gives {name!r} twice", hint="give each input once")
@@ -63,20 +71,39 @@ def parse_shapes(given: list[str] | None) -> dict[str, tuple[int, ...]] | None:
     return shapes or None
 
 
-def read_inputs(given: list[str] | None, signature: Signature, fill: str, seed: int) -> dict[str, np.ndarray]:
-    """The arrays of ``--input``, and for every other input what ``--fill`` says."""
+def _split(dims: str) -> list[str]:
+    """At commas, or at the x between numbers."""
+    return dims.split(",") if "," in dims else dims.split("x")
+
+
+def _dim(text: str) -> int | str:
+    """A size, or the name of a dimension that stays open."""
+    text = text.strip()
+    return text if text.isidentifier() else int(text)
+
+
+def read_inputs(
+    given: list[str] | None,
+    signature: Signature,
+    fill: str = "random",
+    seed: int = 0,
+    shapes: list[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """The arrays of ``--input``, and for every other input what ``--fill`` and ``--shape`` say."""
     import numpy as np
 
     from dlcomp.runtime.inputs import random_inputs
 
     if fill not in _FILLS:
         raise UsageError(f"unknown --fill {fill!r}", hint=f"one of {', '.join(_FILLS)}")
-    arrays = random_inputs(signature, seed)
+    loaded = load_arrays(given) or {}
+    sizes = {name: shape for name, shape in (parse_shapes(shapes) or {}).items()}
+    sizes |= {name: array.shape for name, array in loaded.items()}
+    arrays = random_inputs(signature, seed, sizes)
     if fill != "random":
         value = _FILLS.index(fill)
         arrays = {name: np.full_like(array, value) for name, array in arrays.items()}
-    arrays.update(load_arrays(given) or {})
-    return arrays
+    return {**arrays, **loaded}
 
 
 def load_arrays(given: list[str] | None) -> Mapping[str, np.ndarray] | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dlcomp.cli.options import ArtifactPath, Inputs, Json, Threads, Verbose, load_arrays
+from dlcomp.cli.options import ArtifactPath, Inputs, Json, RunShapes, Threads, Verbose, read_inputs
 from dlcomp.cli.output import show
 
 NAME = "profile"
@@ -16,6 +16,7 @@ NAME = "profile"
 def command(
     artifact: ArtifactPath,
     input: Inputs = None,
+    shape: RunShapes = None,
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE", help="A trace for Perfetto.")
     ] = None,
@@ -28,6 +29,8 @@ def command(
     from dlcomp.report.tables import profile_table
     from dlcomp.runtime.profile import profile
 
-    result = profile(dlcomp.open(artifact), load_arrays(input), threads=threads, trace=trace)
+    opened = dlcomp.open(artifact)
+    arrays = read_inputs(input, opened.signature, shapes=shape)
+    result = profile(opened, arrays, threads=threads, trace=trace)
     show(profile_table(result), result, json)
     return 0

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from dlcomp.cli.options import ArtifactPath, Fill, Inputs, Json, Seed, Threads, Verbose, read_inputs
+from dlcomp.cli.options import (
+    ArtifactPath,
+    Fill,
+    Inputs,
+    Json,
+    RunShapes,
+    Seed,
+    Threads,
+    Verbose,
+    read_inputs,
+)
 from dlcomp.cli.output import show
 from dlcomp.errors import UsageError
 
@@ -17,6 +27,7 @@ NAME = "run"
 def command(
     artifact: ArtifactPath,
     input: Inputs = None,
+    shape: RunShapes = None,
     fill: Fill = "random",
     seed: Seed = 0,
     save: Annotated[
@@ -31,7 +42,7 @@ def command(
     from dlcomp.report.tables import outputs_table, save_outputs
 
     opened = dlcomp.open(artifact)
-    outputs = opened.run(read_inputs(input, opened.signature, fill, seed), threads=threads)
+    outputs = opened.run(read_inputs(input, opened.signature, fill, seed, shape), threads=threads)
     if save is not None:
         try:
             save_outputs(outputs, save)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dlcomp.cli.options import ArtifactPath, Inputs, Json, ModelPath, Seed, Verbose, load_arrays
+from dlcomp.cli.options import ArtifactPath, Inputs, Json, ModelPath, RunShapes, Seed, Verbose, read_inputs
 from dlcomp.cli.output import show
 
 NAME = "verify"
@@ -16,6 +16,7 @@ def command(
     model: ModelPath,
     artifact: ArtifactPath,
     input: Inputs = None,
+    shape: RunShapes = None,
     rtol: Annotated[
         float, typer.Option("--rtol", min=0, help="Largest error, relative to the output's range.")
     ] = 1e-4,
@@ -31,8 +32,15 @@ def command(
     from dlcomp.report.tables import verify_table
 
     opened = dlcomp.open(artifact)
-    shapes = {spec.name: tuple(int(dim) for dim in spec.shape) for spec in opened.signature.inputs}
+    shapes = {spec.name: spec.shape for spec in opened.signature.inputs}
     loaded = dlcomp.load(model, shapes)
-    result = dlcomp.verify(loaded, opened, load_arrays(input), rtol=rtol, per_layer=per_layer, seed=seed)
+    result = dlcomp.verify(
+        loaded,
+        opened,
+        read_inputs(input, opened.signature, seed=seed, shapes=shape),
+        rtol=rtol,
+        per_layer=per_layer,
+        seed=seed,
+    )
     show(verify_table(result), result, json)
     return 0 if result.ok else 1

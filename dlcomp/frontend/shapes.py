@@ -89,9 +89,7 @@ def _checked(name: str, shape: Sequence[Dim], inputs: Mapping[str, Dims | None])
             raise TypeError
         dims = tuple(_size_or_name(dim) for dim in shape)
     except TypeError as error:
-        raise UsageError(
-            f"expected a sequence of integers and names, got {shape!r}", where=where
-        ) from error
+        raise UsageError(f"expected a sequence of integers and names, got {shape!r}", where=where) from error
     require_sizes(tuple(dim for dim in dims if isinstance(dim, int)), where)
     expected = inputs[name]
     if expected is None:

@@ -58,6 +58,25 @@ def surely_equal(a: Dim, b: Dim) -> bool:
     return bool(_ANALYZER.can_prove_equal(_expr(a), _expr(b)))
 
 
+def measure(dim: Dim) -> int:
+    """``dim`` where every open dimension has a size of its own, of the kind that images and texts have."""
+    if isinstance(dim, int):
+        return dim
+    names = sorted(tirx.analysis.undefined_vars(dim), key=lambda var: str(var.name))
+    analyzer = sym.Analyzer()
+    for place, var in enumerate(names):
+        analyzer.bind(var, tirx.IntImm("int64", _SAMPLES[place % len(_SAMPLES)]))
+    return int(analyzer.simplify(dim))
+
+
+_SAMPLES = (61, 67, 71, 73, 79, 83, 89, 97)
+
+
+def size(dims: Sequence[Dim]) -> int:
+    """About how many elements a shape has."""
+    return math.prod(map(measure, dims))
+
+
 def text_of(dim: Dim) -> str:
     """An expression as a reader would write it: ``(H + 1) // 2``."""
     return re.sub(r"T\.int64\((-?\d+)\)", r"\1", str(dim))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tvm import IRModule, relax
 
-from dlcomp.graph.walk import array_of, constant, op_name, rebuild, shape_of
+from dlcomp.graph.walk import array_of, constant, op_name, rebuild, static_shape_of
 
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "relax.add": np.add,
@@ -49,7 +49,7 @@ def _evaluate(builder: relax.BlockBuilder, call: Any) -> np.ndarray | None:
     if first is None:
         return None
     if name in _RESHAPES:
-        shape = shape_of(builder.normalize(call))
+        shape = static_shape_of(builder.normalize(call))
         return None if shape is None else first.reshape(shape)
     if name == "relax.permute_dims":
         axes = call.attrs.axes

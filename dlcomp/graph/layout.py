@@ -13,7 +13,7 @@ from tvm import IRModule, relax
 from tvm.ir.expr import GenericConst
 
 from dlcomp.graph.layout_rules import RULES
-from dlcomp.graph.stored import Expr, Value, Values
+from dlcomp.graph.stored import Expr, Stored, Value, Values
 from dlcomp.graph.walk import attributes, op_name, remove_dead_code
 
 
@@ -26,10 +26,22 @@ def channels_last(module: IRModule) -> IRModule:
         with builder.dataflow():
             for block in main.body.blocks:
                 for binding in block.bindings:
+                    if isinstance(binding, relax.MatchCast):
+                        values.env[binding.var] = _cast(values, binding)
+                        continue
                     values.env[binding.var] = _visit(values, binding.value)
             result = builder.emit_output(values.plain(main.body.body))
         builder.emit_func_output(result)
     return remove_dead_code(builder.finalize())
+
+
+def _cast(values: Values, binding: relax.MatchCast) -> Value:
+    """A check of dimensions that must be equal: on the value as it lies."""
+    value = values.stored(binding.value)
+    ty = binding.ty
+    dims = [ty.shape[d] for d in value.order]
+    moved = relax.TensorType(dims, str(ty.dtype.dtype))
+    return Stored(values.builder.match_cast(value.expr, moved), value.order)
 
 
 def _visit(values: Values, value: Expr) -> Value:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from tvm import relax, tirx
 from tvm.ir.expr import GenericConst
 
+from dlcomp.frontend.symbolic import Dim, is_open, measure, product, size, surely_equal
 from dlcomp.graph.stored import Expr, Order, Stored, Values, identity
 from dlcomp.graph.walk import array_of, constant, op_name, shape_of
 
@@ -38,8 +39,8 @@ def _elementwise(values: Values, call: Expr) -> Stored | None:
 def _order_of_largest(operands: Sequence[Stored], rank: int) -> Order:
     """Constants move for nothing, and small operands for little."""
     computed = [v for v in operands if array_of(v.expr) is None]
-    most = max((math.prod(v.shape) for v in computed), default=0)
-    largest = [v for v in computed if math.prod(v.shape) == most]
+    most = max((size(v.shape) for v in computed), default=0)
+    largest = [v for v in computed if size(v.shape) == most]
     return next((v.order for v in largest if not v.is_plain), identity(rank))
 
 
@@ -229,9 +230,9 @@ def _strided_slice(values: Values, call: Expr) -> Stored | None:
     rest = call.args[1:]
     if value.is_plain or not isinstance(rest[0], relax.Tuple):
         return None
-    lists = [[int(f.value if hasattr(f, "value") else f) for f in t.fields] for t in rest]
-    axes = [value.order.index(a % value.rank) for a in lists[0]]
-    new = relax.op.strided_slice(value.expr, axes, *lists[1:], assume_inbound=bool(call.attrs.assume_inbound))
+    axes = [value.order.index(int(getattr(a, "value", a)) % value.rank) for a in rest[0].fields]
+    bounds = [list(t.fields) for t in rest[1:]]
+    new = relax.op.strided_slice(value.expr, axes, *bounds, assume_inbound=bool(call.attrs.assume_inbound))
     return values.emit(new, value.order)
 
 
@@ -251,20 +252,42 @@ def _reshape(values: Values, call: Expr) -> Stored | None:
         return None
     shape = value.shape
     place = {d: i for i, d in enumerate(value.order)}
+    groups = _groups(shape, result)
+    if groups is None:
+        return None
     ranked = []
-    for old, new in _groups(shape, result):
-        positions = [place[d] for d in old if shape[d] != 1]
+    for old, new in groups:
+        positions = [place[d] for d in old if not _is_one(shape[d])]
         ranked.append((min(positions, default=-1), old, new))
     ranked.sort(key=lambda group: group[0])
     wanted = tuple(d for _, old, _ in ranked for d in old)
     order = tuple(d for _, _, new in ranked for d in new)
-    ready = [d for d in value.order if shape[d] != 1] == [d for d in wanted if shape[d] != 1]
+    solid = {d for d in wanted if not _is_one(shape[d])}
+    ready = [d for d in value.order if d in solid] == [d for d in wanted if d in solid]
     data = value.expr if ready else values.move(value, wanted)
     return values.emit(relax.op.reshape(data, [result[d] for d in order]), order)
 
 
-def _groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """The finest pairing of runs of old and new dimensions with equal products."""
+def _is_one(dim: Dim) -> bool:
+    return isinstance(dim, int) and dim == 1
+
+
+def _groups(old: Sequence[Dim], new: Sequence[Dim]) -> list[tuple[list[int], list[int]]] | None:
+    """The finest pairing of runs of old and new dimensions with equal products.
+
+    None if open dimensions do not let it be seen.
+    """
+    if not is_open((*old, *new)):
+        return _paired(old, new)
+    left, right = [measure(d) for d in old], [measure(d) for d in new]
+    if math.prod(left) != math.prod(right):
+        return None
+    groups = _paired(left, right)
+    same = (surely_equal(product([old[i] for i in a]), product([new[j] for j in b])) for a, b in groups)
+    return groups if all(same) else None
+
+
+def _paired(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) or j < len(new):

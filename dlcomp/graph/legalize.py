@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx, topi
 
+from dlcomp.frontend.symbolic import is_open, product, size
 from dlcomp.graph import integer_math, scalar_math
 from dlcomp.graph.walk import array_of, dtype_of, shape_of
 
@@ -98,7 +99,7 @@ def _enlarges(call: Any) -> bool:
     """Whether an operand that is computed at run time is smaller than the result."""
     result = shape_of(call)
     sizes = [shape_of(a) for a in call.args if array_of(a) is None]
-    return result is not None and any(s is not None and np.prod(s) < np.prod(result) for s in sizes)
+    return result is not None and any(s is not None and size(s) < size(result) for s in sizes)
 
 
 def _operands(call: Any) -> list[Any]:
@@ -151,8 +152,10 @@ def _sum_by_axis(bb: relax.BlockBuilder, call: Any) -> Any:
     if shape is None or out is None or not is_f32(data):
         return default(bb, call)
     axes = sorted({int(a) % len(shape) for a in attrs.axis} if attrs.axis is not None else range(len(shape)))
-    count = int(np.prod([shape[a] for a in axes]))
-    if len([a for a in axes if shape[a] > 1]) < 2 or count < _MANY_TERMS:
+    open_ = is_open([shape[a] for a in axes])
+    count = product([shape[a] for a in axes])
+    many = [a for a in axes if not isinstance(shape[a], int) or shape[a] > 1]
+    if len(many) < 2 or (not open_ and count < _MANY_TERMS):
         return default(bb, call)
     result = data
     for axis in reversed(axes):
@@ -160,7 +163,8 @@ def _sum_by_axis(bb: relax.BlockBuilder, call: Any) -> Any:
     result = bb.emit_te(topi.reshape, result, out)
     if str(call.op.name) == "relax.sum":
         return result
-    return bb.call_te(topi.divide, result, tirx.const(float(count), "float32"))
+    divisor = tirx.Cast("float32", count) if open_ else tirx.const(float(count), "float32")
+    return bb.call_te(topi.divide, result, divisor)
 
 
 def _clip(bb: relax.BlockBuilder, call: Any) -> Any:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
-from tvm import IRModule, relax
+from tvm import IRModule, relax, tirx, topi
 
+from dlcomp.frontend.symbolic import is_open
 from dlcomp.graph.legalize import ELEMENTWISE, default, is_f32
 from dlcomp.graph.walk import array_of, constant, shape_of
 from dlcomp.schedules import Records, select
@@ -57,7 +58,7 @@ def lower(
 
 
 def _anchored(
-    bb: relax.BlockBuilder, call: Any, workload: Workload, choose: Choose, operands: list[Expr]
+    bb: relax.BlockBuilder, call: Any, workload: Workload, choose: Choose, operands: list[Expr], **more: Any
 ) -> Any:
     """The call of the template's definition, constants packed for it; TVM's own if there is no template."""
     chosen = choose(workload)
@@ -74,7 +75,7 @@ def _anchored(
         packed += [constant(part) for part in (parts if isinstance(parts, tuple) else (parts,))]
 
     def define(*tensors: Any) -> Any:
-        return template.compute(workload, knobs, *tensors)
+        return template.compute(workload, knobs, *tensors, **more)
 
     hint = type(workload).__name__.lower() if not isinstance(workload, Window2d) else workload.kind
     return bb.call_te(define, *packed, primfunc_name_hint=hint, primfunc_attrs=_FUSABLE)
@@ -94,10 +95,12 @@ def _conv2d(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
     groups = int(attrs.groups)
     (sh, sw), (dh, dw) = ([int(v) for v in a] for a in (attrs.strides, attrs.dilation))
     top, left, bottom, right = (int(p) for p in attrs.padding)
-    if not (_reads(out[1], kh, sh, dh, top, h) and _reads(out[2], kw, sw, dw, left, w)):
-        return default(bb, call)
     geometry = {"kh": kh, "kw": kw, "sh": sh, "sw": sw, "dh": dh, "dw": dw, "top": top, "left": left}
     workload: Workload
+    if is_open((n, h, w)):
+        return _open_conv2d(bb, call, choose, geometry, (bottom, right))
+    if not (_reads(out[1], kh, sh, dh, top, h) and _reads(out[2], kw, sw, dw, left, w)):
+        return default(bb, call)
     if groups == channels == co:
         workload = Window2d("depthwise", n, h, w, channels, out[1], out[2], **geometry)
     elif (kh, kw, sh, sw, groups) == (1, 1, 1, 1, 1) and not (top or left or bottom or right):
@@ -106,6 +109,43 @@ def _conv2d(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
     else:
         workload = Conv2d(n, h, w, ci, out[1], out[2], co // groups, **geometry, groups=groups)
     return _anchored(bb, call, workload, choose, [data, weight])
+
+
+def _open_conv2d(
+    bb: relax.BlockBuilder, call: Any, choose: Choose, geometry: dict[str, int], after: tuple[int, int]
+) -> Any:
+    """A convolution of an image of open size: padded first, so that no window leaves it."""
+    data, weight = call.args
+    array, out = array_of(weight), shape_of(call)
+    assert array is not None
+    groups, (co, kh, kw, ci) = int(call.attrs.groups), array.shape
+    data = _padded(bb, data, geometry, after, 0.0)
+    geometry = {**geometry, "top": 0, "left": 0}
+    if groups == co and ci == 1:
+        window = Window2d("depthwise", 0, 0, 0, co, 0, 0, **geometry)
+        return _anchored(bb, call, window, choose, [data, weight], shape=out)
+    if (kh, kw, geometry["sh"], geometry["sw"], groups) == (1, 1, 1, 1, 1):
+        return _anchored(bb, call, Gemm(0, co, ci), choose, [data, constant(array.reshape(co, ci).T)])
+    workload = Conv2d(0, 0, 0, ci, 0, 0, co // groups, **geometry, groups=groups)
+    return _anchored(bb, call, workload, choose, [data, weight], shape=out)
+
+
+def _padded(
+    bb: relax.BlockBuilder, data: Expr, geometry: dict[str, int], after: tuple[int, int], filling: float
+) -> Expr:
+    """(n, h, w, c) with the padding of a window around it."""
+    before = (geometry["top"], geometry["left"])
+    if not any((*before, *after)):
+        return data
+    widths = [0, 0, before[0], after[0], before[1], after[1], 0, 0]
+    return bb.emit_te(
+        topi.nn.pad,
+        data,
+        widths[::2],
+        widths[1::2],
+        tirx.const(filling, "float32"),
+        primfunc_name_hint="pad",
+    )
 
 
 def _reads(out: int, kernel: int, stride: int, dilation: int, before: int, size: int) -> bool:
@@ -124,7 +164,13 @@ def _matmul(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
     if array_of(right) is not None and len(b) == 2:
         for extent in a[:-2]:
             m *= extent
-        workload = Gemm(m, n, k)
+        if is_open((k, n)):
+            return default(bb, call)
+        workload = Gemm(m if isinstance(m, int) else 0, n, k)
+        if not isinstance(m, int):
+            return _anchored(bb, call, workload, choose, [left, right])
+    elif is_open((*a, *b)):
+        return default(bb, call)
     else:
         result = shape_of(call)
         assert result is not None
@@ -150,6 +196,16 @@ def _pool2d(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
         [int(v) for v in a] for a in (attrs.pool_size, attrs.strides, attrs.dilation)
     )
     top, left, bottom, right = (int(p) for p in attrs.padding)
+    if is_open(shape):
+        if kind == "avg" and not any((top, left, bottom, right)):
+            kind = "avg_full"
+        if kind == "avg" or bool(attrs.ceil_mode):
+            return default(bb, call)
+        geometry = {"kh": kh, "kw": kw, "sh": sh, "sw": sw, "dh": dh, "dw": dw, "top": top, "left": left}
+        lowest = -np.inf if kind == "max" else 0.0
+        padded = _padded(bb, data, geometry, (bottom, right), lowest)
+        workload = Window2d(kind, 0, 0, 0, c, 0, 0, **{**geometry, "top": 0, "left": 0})
+        return _anchored(bb, call, workload, choose, [padded], shape=out)
     if not (_reads(out[1], kh, sh, dh, top, h) and _reads(out[2], kw, sw, dw, left, w)):
         return default(bb, call)
     workload = Window2d(kind, n, h, w, c, out[1], out[2], kh, kw, sh, sw, dh, dw, top, left, bottom, right)

@@ -6,7 +6,7 @@ from typing import Any
 
 from tvm import IRModule, relax
 
-from dlcomp.graph.walk import array_of, constant, dtype_of, op_name, rebuild, shape_of
+from dlcomp.graph.walk import array_of, constant, dtype_of, op_name, rebuild, static_shape_of
 
 
 def rows_as_images(module: IRModule) -> IRModule:
@@ -18,7 +18,7 @@ def _step(builder: relax.BlockBuilder, value: Any) -> Any:
     if op_name(value) != "relax.nn.conv1d":
         return value
     data, weight = value.args
-    attrs, shape, array = value.attrs, shape_of(data), array_of(weight)
+    attrs, shape, array = value.attrs, static_shape_of(data), array_of(weight)
     if shape is None or array is None or dtype_of(data) != "float32":
         return value
     if str(attrs.data_layout) != "NCW" or str(attrs.kernel_layout) != "OIW" or array.ndim != 3:
@@ -35,6 +35,6 @@ def _step(builder: relax.BlockBuilder, value: Any) -> Any:
             groups=int(attrs.groups),
         )
     )
-    made = shape_of(result)
+    made = static_shape_of(result)
     assert made is not None
     return relax.op.reshape(result, [made[0], made[1], made[3]])

@@ -29,7 +29,7 @@ class Stored:
         return len(self.order)
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[Any, ...]:
         """The logical shape."""
         stored = shape_of(self.expr)
         assert stored is not None
@@ -60,7 +60,7 @@ class Values:
             return found
         shape = shape_of(found)
         if shape is None:
-            raise ValueError("a value without a static shape")
+            raise ValueError("a value without a shape")
         return Stored(found, identity(len(shape)))
 
     def plain(self, expr: Expr) -> Expr:
@@ -86,7 +86,7 @@ class Values:
         if key not in self._moved:
             shape = shape_of(value.expr)
             assert shape is not None
-            solid = [a for a in axes if shape[a] != 1]
+            solid = [a for a in axes if not isinstance(shape[a], int) or shape[a] != 1]
             if solid == sorted(solid):
                 new = relax.op.reshape(value.expr, [shape[a] for a in axes])
             else:

@@ -9,6 +9,8 @@ import numpy as np
 from tvm import IRModule, relax
 from tvm.ir.expr import GenericConst
 
+from dlcomp.frontend.symbolic import dim_of, is_open
+
 Expr = Any
 Step = Callable[[relax.BlockBuilder, Expr], Expr]
 
@@ -41,6 +43,9 @@ def rebuild(module: IRModule, step: Step) -> IRModule:
         with builder.dataflow():
             for block in main.body.blocks:
                 for binding in block.bindings:
+                    if isinstance(binding, relax.MatchCast):
+                        env[binding.var] = builder.match_cast(new(binding.value), binding.ty)
+                        continue
                     value = step(builder, new(binding.value))
                     env[binding.var] = _bind(builder, value)
             result = builder.emit_output(_bind(builder, new(main.body.body)))
@@ -75,15 +80,18 @@ def remove_dead_code(module: IRModule) -> IRModule:
     return relax.transform.DeadCodeElimination(["main"])(module)
 
 
-def shape_of(expr: Expr) -> tuple[int, ...] | None:
-    """The static shape of a tensor expression; None if it has none."""
+def shape_of(expr: Expr) -> tuple[Any, ...] | None:
+    """The shape of a tensor expression, an open dimension as a TIR expression; None if it has none."""
     ty = expr.ty
-    if not isinstance(ty, relax.TensorType) or ty.shape is None:
+    if not isinstance(ty, relax.TensorType) or not isinstance(ty.shape, relax.ShapeExpr):
         return None
-    try:
-        return tuple(int(d) for d in ty.shape)
-    except TypeError:
-        return None
+    return tuple(dim_of(extent) for extent in ty.shape)
+
+
+def static_shape_of(expr: Expr) -> tuple[int, ...] | None:
+    """The shape of a tensor expression; None if a dimension is open."""
+    shape = shape_of(expr)
+    return None if shape is None or is_open(shape) else shape
 
 
 def dtype_of(expr: Expr) -> str:

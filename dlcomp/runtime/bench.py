@@ -12,7 +12,7 @@ import numpy as np
 from dlcomp.errors import UsageError
 from dlcomp.runtime import peer
 from dlcomp.runtime import threads as pool
-from dlcomp.runtime.inputs import ordered, random_inputs
+from dlcomp.runtime.inputs import complete, ordered
 
 if TYPE_CHECKING:
     from dlcomp.runtime.artifact import Artifact
@@ -135,7 +135,7 @@ def bench(
     """
     if min_runs < 1 or min_runs > _MAX_RUNS or min_time_s < 0 or warmup_s < 0:
         raise UsageError("min_runs must be at least 1 and times not negative")
-    feed = {**random_inputs(artifact.signature), **(inputs or {})}
+    feed = complete(artifact.signature, inputs)
     count = pool.check(artifact.threads if threads is None else threads)
     # The peer first: should its name or model be wrong, nothing has been measured in vain.
     label, other = _peer(artifact, feed, count, compare, model)

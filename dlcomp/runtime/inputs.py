@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,10 +31,23 @@ def ordered(inputs: Mapping[str, Any], signature: Signature) -> list[np.ndarray]
     return arrays if len(inputs) == len(arrays) else _slowly(inputs, signature)
 
 
+def complete(signature: Signature, given: Mapping[str, Any] | None, seed: int = 0) -> dict[str, Any]:
+    """``given`` and random arrays for every other input.
+
+    Raises
+    ------
+    UsageError
+        If an input of open size is not given.
+    """
+    rest = tuple(spec for spec in signature.inputs if spec.name not in (given or {}))
+    return {**random_inputs(Signature(rest, ()), seed), **(given or {})}
+
+
 def _slowly(inputs: Mapping[str, Any], signature: Signature) -> list[np.ndarray]:
     """:func:`ordered` for whatever is not an exact ndarray: converts, or says everything that is wrong."""
     names = [spec.name for spec in signature.inputs]
     faults, hints, arrays = [], [], []
+    sizes: dict[str, int] = {}
     for name in inputs:
         if name not in names:
             faults.append(f"no input is named {name!r}")
@@ -44,7 +57,7 @@ def _slowly(inputs: Mapping[str, Any], signature: Signature) -> list[np.ndarray]
             faults.append(f"input {spec.name!r} is missing ({spec})")
             continue
         array = _as_array(inputs[spec.name])
-        fault, hint = _mismatch(array, spec)
+        fault, hint = _mismatch(array, spec, sizes)
         if fault:
             faults.append(fault)
             hints.append(hint)
@@ -62,29 +75,53 @@ def _as_array(value: Any) -> np.ndarray:
         raise UsageError(f"an input is no array: {err}") from err
 
 
-def _mismatch(array: np.ndarray, spec: TensorSpec) -> tuple[str, str]:
+def _mismatch(array: np.ndarray, spec: TensorSpec, sizes: dict[str, int]) -> tuple[str, str]:
+    """What is wrong with ``array``, and a hint; ``sizes`` are those of the open dimensions so far."""
     if array.dtype != spec.dtype:
         # Another byte order has the same name but is another dtype.
         given = array.dtype.name if array.dtype.isnative else array.dtype.str
         return f"input {spec.name!r} is {given}, not {spec.dtype}", f"array.astype({spec.dtype!r})"
-    if array.shape != spec.shape:
-        want = f"({', '.join(map(str, spec.shape))})"
-        return f"input {spec.name!r} has shape {array.shape}, not {want}", "shapes are fixed when compiling"
+    want = f"({', '.join(map(str, spec.shape))})"
+    wrong = f"input {spec.name!r} has shape {array.shape}, not {want}"
+    hint = "" if any(isinstance(dim, str) for dim in spec.shape) else "shapes are fixed when compiling"
+    if array.ndim != len(spec.shape):
+        return wrong, hint
+    for dim, size in zip(spec.shape, array.shape, strict=True):
+        if isinstance(dim, str):
+            if sizes.setdefault(dim, size) != size:
+                return f"{wrong} with {dim} = {sizes[dim]}", "a dimension with one name has one size"
+        elif dim != size:
+            return wrong, hint
     return "", ""
 
 
-def random_inputs(signature: Signature, seed: int = 0) -> dict[str, np.ndarray]:
+def random_inputs(
+    signature: Signature, seed: int = 0, shapes: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, np.ndarray]:
     """One array an input: standard normal for floats, the whole range for 8-bit integers, else 0 or 1.
 
     Wider integers are mostly indices, masks and lengths, for which 0 and 1 are in range everywhere.
+    ``shapes`` are those of inputs with open dimensions.
+
+    Raises
+    ------
+    UsageError
+        If an open dimension gets no size.
     """
     generator = np.random.default_rng(seed)
-    return {spec.name: _random(spec, generator) for spec in signature.inputs}
+    return {
+        spec.name: _random(spec, generator, (shapes or {}).get(spec.name, spec.shape))
+        for spec in signature.inputs
+    }
 
 
-def _random(spec: TensorSpec, generator: np.random.Generator) -> np.ndarray:
+def _random(spec: TensorSpec, generator: np.random.Generator, shape: Sequence[int | str]) -> np.ndarray:
     dtype = np.dtype(spec.dtype)
-    shape = tuple(int(extent) for extent in spec.shape)
+    if any(isinstance(dim, str) for dim in shape):
+        raise UsageError(
+            f"input {spec.name!r} has open dimensions: {spec}",
+            hint=f"give the input itself, or its shape: --shape {spec.name}:1,3,224,224",
+        )
     if dtype.kind == "f":
         values = generator.standard_normal(shape, dtype=np.float32)
         return np.asarray(values, dtype=dtype)

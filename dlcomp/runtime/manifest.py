@@ -186,7 +186,14 @@ def _from_json(raw: Mapping[str, Any]) -> Manifest:
 
 
 def _spec(raw: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(_text(raw["name"]), _shape(raw["shape"], raw["dtype"]), raw["dtype"])
+    shape = raw["shape"]
+    if isinstance(shape, list):
+        # An open dimension is a name or an expression of names.
+        sizes = iter(_shape([dim for dim in shape if not isinstance(dim, str)], raw["dtype"]))
+        shape = [dim if isinstance(dim, str) else next(sizes) for dim in shape]
+    else:
+        _shape(shape, raw["dtype"])
+    return TensorSpec(_text(raw["name"]), tuple(shape), raw["dtype"])
 
 
 def _weight(raw: Mapping[str, Any]) -> Weight:

@@ -12,7 +12,7 @@ import numpy as np
 
 from dlcomp.errors import UsageError
 from dlcomp.runtime import threads as pool
-from dlcomp.runtime.inputs import ordered, random_inputs
+from dlcomp.runtime.inputs import complete, ordered
 from dlcomp.runtime.peaks import Peaks, measure
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def profile(
     """
     if runs < 1 or warmup_s < 0:
         raise UsageError("runs must be at least 1 and warmup_s not negative")
-    feed = {**random_inputs(artifact.signature), **(inputs or {})}
+    feed = complete(artifact.signature, inputs)
     count = pool.check(artifact.threads if threads is None else threads)
     # The peaks first: their kernels and the model's must not warm up one another's caches.
     peaks = measure(count)

@@ -59,6 +59,7 @@ class Session:
         self._lock = threading.Lock()
         self._bound = self._bind(weights)
         self._fixed = _bounds(weights)
+        # Open dimensions have the size of the last run.
         self._staged = [aligned_empty(_shape(spec.shape), spec.dtype) for spec in signature.inputs]
         self._staged_tensors = [self._tensor(array) for array in self._staged]
         self._outputs = len(signature.outputs)
@@ -115,6 +116,9 @@ class Session:
         flags = array.flags
         if flags.c_contiguous and flags.writeable and array.ctypes.data % ALIGNMENT == 0:
             return self._tensor(array)
+        if self._staged[number].shape != array.shape:
+            self._staged[number] = aligned_empty(array.shape, array.dtype)
+            self._staged_tensors[number] = self._tensor(self._staged[number])
         np.copyto(self._staged[number], array)
         return self._staged_tensors[number]
 
@@ -165,7 +169,7 @@ def _aligned(array: np.ndarray) -> np.ndarray:
 
 
 def _shape(shape: Sequence[int | str]) -> tuple[int, ...]:
-    return tuple(int(extent) for extent in shape)
+    return tuple(extent if isinstance(extent, int) else 0 for extent in shape)
 
 
 def _last_line(err: BaseException) -> str:

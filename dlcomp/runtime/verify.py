@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dlcomp.errors import UsageError
 from dlcomp.model import Model
 from dlcomp.runtime import peer
-from dlcomp.runtime.inputs import ordered, random_inputs
+from dlcomp.runtime.inputs import complete, ordered
 from dlcomp.runtime.metric import Difference, difference
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def verify(
         raise UsageError(f"rtol must not be negative, as {rtol} is")
     if model.source is None:
         raise UsageError("this model keeps no ONNX source to compare with", hint="load it from an .onnx file")
-    feed = {**random_inputs(artifact.signature, seed), **(inputs or {})}
+    feed = complete(artifact.signature, inputs, seed)
     ordered(feed, artifact.signature)
     session = peer.session(model.source.SerializeToString(), artifact.threads, optimize=optimize_reference)
     expected = peer.run(session, feed)

@@ -43,7 +43,7 @@ class DirectConv2d(Template):
     name: ClassVar[str] = "conv2d.direct"
 
     def accepts(self, workload: Workload, target: Target) -> bool:
-        return isinstance(workload, Conv2d) and target.kind == "cpu"
+        return isinstance(workload, Conv2d) and workload.ow > 0 and target.kind == "cpu"
 
     def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
         assert isinstance(workload, Conv2d)

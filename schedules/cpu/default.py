@@ -17,6 +17,8 @@ from dlcomp.schedules.rewrite import UnknownExpression, loads
 from dlcomp.target import Target
 
 _SPATIAL, _REDUCE = 0, 2
+# An odd number larger than twice the width of any vector.
+_OPEN = 1021
 
 
 def schedule(func: Any, target: Target) -> Any:
@@ -71,7 +73,8 @@ def _block(sch: Any, block: Any, target: Target) -> None:
     loops = sch.get_loops(block)
     if len(loops) != len(kinds):
         return
-    extents = [int(v.dom.extent) for v in node.iter_vars]
+    # An open extent counts as large, and as one that no vector divides.
+    extents = [int(e) if isinstance(e := v.dom.extent, tirx.IntImm) else _OPEN for v in node.iter_vars]
     size = 4 * _product(extents)
     if _REDUCE in kinds:
         _reduction(sch, block, loops, kinds, extents, size, target)
@@ -95,10 +98,18 @@ def _spatial(sch: Any, loops: list[Any], extents: list[int], size: int, target: 
             sch.parallel(head)
         return
     if outer and parallel_bytes(size, target):
-        fused = sch.fuse(*outer) if len(outer) > 1 else outer[0]
-        sch.parallel(fused)
+        _share(sch, outer, extents)
     if extents[-1] > 1 and (extents[-1] <= 2 * lanes or extents[-1] % lanes == 0):
         sch.vectorize(inner)
+
+
+def _share(sch: Any, outer: list[Any], extents: list[int]) -> None:
+    """Shares the outer loops among the cores: fused, or one of them if their extents are open."""
+    if _OPEN not in extents[: len(outer)]:
+        sch.parallel(sch.fuse(*outer) if len(outer) > 1 else outer[0])
+        return
+    # The first is often a batch of one.
+    sch.parallel(outer[min(1, len(outer) - 1)])
 
 
 def _reduction(
@@ -120,7 +131,7 @@ def _reduction(
             vector = channel
         sch.reorder(*order, *[lp for lp, _ in reduce], vector)
         if order and share:
-            sch.parallel(sch.fuse(*order) if len(order) > 1 else order[0])
+            _share(sch, order, [e for _, e in spatial])
         init = sch.decompose_reduction(block, reduce[0][0])
         if width:
             sch.vectorize(vector)
@@ -128,7 +139,7 @@ def _reduction(
         return
     order = [lp for lp, _ in spatial]
     if order and share:
-        sch.parallel(sch.fuse(*order) if len(order) > 1 else order[0])
+        _share(sch, order, [e for _, e in spatial])
     last, extent = reduce[-1]
     width = next((w for w in (2 * lanes, lanes) if extent % w == 0 and extent > w), 0)
     if not width or not contiguous_is_reduced:

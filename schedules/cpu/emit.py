@@ -41,6 +41,13 @@ def dynamic_loop(name: str, start: Expr, extent: Expr, body: Callable[[Expr], St
     return tirx.For(var, start, extent, tirx.ForKind.SERIAL, body(var))
 
 
+def open_loop(name: str, extent: Expr, body: Callable[[Expr], Stmt], kind: str = "serial") -> Stmt:
+    """``for name in range(extent)`` with an extent known only at run time, serial or parallel."""
+    kinds = {"serial": tirx.ForKind.SERIAL, "parallel": tirx.ForKind.PARALLEL}
+    var = tirx.Var(name, "int64")
+    return tirx.For(var, const(0), extent, kinds[kind], body(var))
+
+
 def seq(statements: Sequence[Stmt]) -> Stmt:
     """One statement out of several."""
     return statements[0] if len(statements) == 1 else tirx.SeqStmt(list(statements))

@@ -40,7 +40,7 @@ class PackedGemm(Template):
     name: ClassVar[str] = "gemm.packed"
 
     def accepts(self, workload: Workload, target: Target) -> bool:
-        return isinstance(workload, Gemm) and target.kind == "cpu"
+        return isinstance(workload, Gemm) and workload.m > 0 and target.kind == "cpu"
 
     def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
         assert isinstance(workload, Gemm)

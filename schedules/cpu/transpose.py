@@ -47,6 +47,8 @@ def find(func: Any) -> Transposition | None:
     block, store = blocks[0], blocks[0].body
     if any(int(v.iter_type) != 0 for v in block.iter_vars) or not same_index(store.indices, block.iter_vars):
         return None
+    if not all(isinstance(v.dom.extent, tirx.IntImm) for v in block.iter_vars):
+        return None
     variables, extents = [v.var for v in block.iter_vars], [int(v.dom.extent) for v in block.iter_vars]
     try:
         crossing = [(r, a) for r in loads(store.value) if (a := _across(r, variables)) is not None]

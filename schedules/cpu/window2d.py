@@ -51,7 +51,7 @@ class DirectWindow2d(Template):
     name: ClassVar[str] = "window2d.direct"
 
     def accepts(self, workload: Workload, target: Target) -> bool:
-        return isinstance(workload, Window2d) and target.kind == "cpu"
+        return isinstance(workload, Window2d) and workload.ow > 0 and target.kind == "cpu"
 
     def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
         assert isinstance(workload, Window2d)
@@ -194,7 +194,7 @@ def _tile(anchor: Anchor, wl: Window2d, pixels: _Pixels, channel: Expr, width: i
                     ix = (start + r) * wl.sw + (kx * wl.dw - wl.left)
                     pixel = vload(data, [n, iy, ix, channel + offset], lanes)
                     at = [const(r * width + offset)]
-                    new = _combine(wl.kind, vload(acc, at, lanes), pixel, weight, lanes)
+                    new = combine(wl.kind, vload(acc, at, lanes), pixel, weight, lanes)
                     statements.append(vstore(acc, new, at, lanes))
         return seq(statements) if statements else tirx.Evaluate(const(0))
 
@@ -212,7 +212,8 @@ def _tile(anchor: Anchor, wl: Window2d, pixels: _Pixels, channel: Expr, width: i
     return seq([alloc(acc), fill, body, *scale, *stores])
 
 
-def _combine(kind: str, acc: Expr, pixel: Expr, weight: Expr | None, lanes: int) -> Expr:
+def combine(kind: str, acc: Expr, pixel: Expr, weight: Expr | None, lanes: int) -> Expr:
+    """What a tap of the window makes of the accumulator."""
     if kind == "depthwise":
         return acc + pixel * weight
     if kind == "max":

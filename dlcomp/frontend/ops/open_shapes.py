@@ -109,9 +109,7 @@ def _tile(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
     split = [d for dim in given for d in (1, dim)]
     wide = [d for dim, count in zip(given, repeats, strict=True) for d in (count, dim)]
     x = relax.op.broadcast_to(relax.op.reshape(x, shape_expr(split)), shape_expr(wide))
-    return relax.op.reshape(
-        x, shape_expr([dim * count for dim, count in zip(given, repeats, strict=True)])
-    )
+    return relax.op.reshape(x, shape_expr([dim * count for dim, count in zip(given, repeats, strict=True)]))
 
 
 def _slice(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
@@ -184,7 +182,12 @@ def _resize(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
 
 # ONNX's names and those of TVM.
 _COORDINATES = {"half_pixel": "half_pixel", "asymmetric": "asymmetric", "align_corners": "align_corners"}
-_ROUNDING = {"round_prefer_floor": "round_prefer_floor", "round_prefer_ceil": "round_prefer_ceil", "floor": "floor", "ceil": "ceil"}
+_ROUNDING = {
+    "round_prefer_floor": "round_prefer_floor",
+    "round_prefer_ceil": "round_prefer_ceil",
+    "floor": "floor",
+    "ceil": "ceil",
+}
 
 
 def _scaled(dim: Dim, scale: float) -> Dim:

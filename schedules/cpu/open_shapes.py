@@ -1,0 +1,375 @@
+"""Convolutions, windows and products whose images or rows have a size that only the run knows.
+
+Tiles have fixed sizes; the last one of a run is moved up so that it is a full one, and runs shorter than a
+tile get narrower ones. Borders are no cases: what is passed over was padded before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from tvm import te, tirx
+
+from dlcomp.schedules.anchor import Anchor
+from dlcomp.schedules.cpu.conv2d import DirectConv2d
+from dlcomp.schedules.cpu.emit import (
+    Expr,
+    Stmt,
+    alloc,
+    const,
+    local,
+    loop,
+    open_loop,
+    seq,
+    splat,
+    vload,
+    vstore,
+)
+from dlcomp.schedules.cpu.gemm import PackedGemm, unflatten
+from dlcomp.schedules.cpu.tile import clear, lanes_of, multiply_accumulate, pieces, tile_shapes, write_back
+from dlcomp.schedules.cpu.window2d import combine
+from dlcomp.schedules.template import Knobs, Template, annotations
+from dlcomp.schedules.workload import Conv2d, Gemm, Window2d, Workload
+from dlcomp.target import Target
+
+# What the estimates take an open extent for.
+_ROWS, _LINE = 1024, 64
+
+
+def runs(extent: Expr, rows: int, tile: Callable[[Expr, int], Stmt]) -> Stmt:
+    """``tile(start, size)`` over ``extent`` places, by tiles of ``rows`` or, for a short run, fewer."""
+    sizes = sorted({rows, -(-rows // 3), 1}, reverse=True)
+
+    def by(size: int) -> Stmt:
+        if size == 1:
+            return open_loop("x", extent, lambda x: tile(x, 1))
+        count = tirx.floordiv(extent + (size - 1), const(size))
+        return open_loop("t", count, lambda t: tile(tirx.min(t * size, extent - size), size))
+
+    result = by(sizes[-1])
+    for size in reversed(sizes[:-1]):
+        result = tirx.IfThenElse(extent >= const(size), by(size), result)
+    return result
+
+
+def _kind(target: Target) -> str:
+    return "parallel" if target.cores > 1 else "serial"
+
+
+class OpenGemm(Template):
+    """An open number of rows by a packed constant (k, n). Knobs: ``rows`` and ``width`` of the tile."""
+
+    name: ClassVar[str] = "gemm.open"
+
+    def accepts(self, workload: Workload, target: Target) -> bool:
+        return isinstance(workload, Gemm) and workload.m == 0 and target.kind == "cpu"
+
+    def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
+        assert isinstance(workload, Gemm)
+        return [{"rows": rows, "width": width} for rows, width in tile_shapes(target, _ROWS, workload.n)]
+
+    def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
+        assert isinstance(workload, Gemm)
+        typical = Gemm(_ROWS, workload.n, workload.k)
+        return PackedGemm().estimate(typical, {**knobs, "chunk": 8}, target)
+
+    def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
+        assert isinstance(workload, Gemm)
+        return PackedGemm().pack(workload, knobs, weight)
+
+    def compute(self, workload: Workload, knobs: Knobs, *operands: Any) -> Any:
+        assert isinstance(workload, Gemm)
+        data, packed = operands
+        width = knobs["width"]
+        k = te.reduce_axis((0, workload.k), "k")
+
+        def at(*indices: Expr) -> Expr:
+            *lead, n = indices
+            return te.sum(data[(*lead, k)] * packed[n // width, k, n % width], axis=[k])
+
+        shape = (*data.shape[:-1], workload.n)
+        return te.compute(shape, at, name="gemm", attrs=annotations(self, workload, knobs))
+
+    def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
+        assert isinstance(workload, Gemm)
+        width, lanes = knobs["width"], lanes_of(target)
+        data, packed = anchor.inputs
+        blocks = -(-workload.n // width)
+        tail = workload.n - (blocks - 1) * width
+        lead = list(anchor.output.shape[:-1])
+        total: Any = const(1)
+        for extent in lead:
+            total = total * extent
+        m = tirx.Var("m", "int64")
+
+        def tile(first: Expr, rows: int) -> Stmt:
+            places = [tirx.Var("row", "int64") for _ in range(rows)]
+            bound = [tirx.Bind(place, first + r) for r, place in enumerate(places)]
+
+            def columns(block: Expr) -> Stmt:
+                acc = local("acc", rows * width)
+
+                def step(k: Expr) -> Stmt:
+                    return multiply_accumulate(
+                        acc,
+                        range(rows),
+                        width,
+                        lanes,
+                        lambda offset, size: vload(packed, [block, k, const(offset)], size),
+                        lambda r: tirx.BufferLoad(data, [*open_index(places[r], lead), k]),
+                    )
+
+                def store(valid: int) -> Stmt:
+                    return seq(
+                        [
+                            write_back(
+                                anchor,
+                                acc,
+                                r,
+                                width,
+                                valid,
+                                lanes,
+                                open_index(places[r], lead),
+                                block * width,
+                            )
+                            for r in range(rows)
+                        ]
+                    )
+
+                stores = store(tail if blocks == 1 else width)
+                if blocks > 1 and tail != width:
+                    stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
+                zero = clear(acc, rows, width, lanes, tirx.const(0, "float32"))
+                return seq([alloc(acc), zero, loop("k", workload.k, step), stores])
+
+            return seq([*bound, loop("block", blocks, columns)])
+
+        # A chunk of rows is a task; every chunk passes over all weights.
+        chunk = knobs["rows"] * max(1, min(8, target.l2_bytes // 4 // (knobs["rows"] * workload.k * 4)))
+        count = tirx.floordiv(m + (chunk - 1), const(chunk))
+
+        def task(index: Expr) -> Stmt:
+            begin = index * chunk
+            extent = tirx.Var("extent", "int64")
+            sized = tirx.Bind(extent, tirx.min(const(chunk), m - begin))
+            return seq([sized, runs(extent, knobs["rows"], lambda x, size: tile(begin + x, size))])
+
+        return anchor.schedule_of(seq([tirx.Bind(m, total), open_loop("task", count, task, _kind(target))]))
+
+
+def open_index(index: Expr, shape: Sequence[Any]) -> list[Expr]:
+    """The multi-index of a flat ``index`` into a shape with open dimensions."""
+    if all(isinstance(d, tirx.IntImm) for d in shape):
+        return unflatten(index, [int(d) for d in shape])
+    result: list[Expr] = []
+    rest = index
+    for extent in reversed(shape[1:]):
+        if isinstance(extent, tirx.IntImm) and int(extent) == 1:
+            result.append(const(0))
+            continue
+        result.append(tirx.floormod(rest, extent))
+        rest = tirx.floordiv(rest, extent)
+    return [rest, *reversed(result)]
+
+
+class OpenConv2d(Template):
+    """A convolution over a padded image of open size, NHWC, weights as those of ``conv2d.direct``.
+
+    Knobs: ``rows`` (output pixels) and ``width`` (output channels) of a tile.
+    """
+
+    name: ClassVar[str] = "conv2d.open"
+
+    def accepts(self, workload: Workload, target: Target) -> bool:
+        return isinstance(workload, Conv2d) and workload.ow == 0 and target.kind == "cpu"
+
+    def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
+        assert isinstance(workload, Conv2d)
+        return [{"rows": rows, "width": width} for rows, width in tile_shapes(target, _LINE, workload.co)]
+
+    def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
+        assert isinstance(workload, Conv2d)
+        wl = workload
+        size = {"h": _LINE * wl.sh, "w": _LINE * wl.sw, "oh": _LINE, "ow": _LINE, "n": 1}
+        fields = {name: getattr(wl, name) for name in wl.__dataclass_fields__}
+        return DirectConv2d().estimate(Conv2d(**{**fields, **size}), {**knobs, "weights_outer": 0}, target)
+
+    def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
+        return DirectConv2d().pack(workload, knobs, weight)
+
+    def compute(self, workload: Workload, knobs: Knobs, *operands: Any, shape: Any = None) -> Any:
+        assert isinstance(workload, Conv2d)
+        wl, width = workload, knobs["width"]
+        data, packed = operands
+        ky, kx, ci = (te.reduce_axis((0, e), n) for e, n in ((wl.kh, "ky"), (wl.kw, "kx"), (wl.ci, "ci")))
+
+        def at(n: Expr, y: Expr, x: Expr, c: Expr) -> Expr:
+            g, o = (c // wl.co, c % wl.co) if wl.groups > 1 else (0, c)
+            pixel = data[n, y * wl.sh + ky * wl.dh, x * wl.sw + kx * wl.dw, g * wl.ci + ci]
+            return te.sum(pixel * packed[g, o // width, ky, kx, ci, o % width], axis=[ky, kx, ci])
+
+        return te.compute(tuple(shape), at, name="conv2d", attrs=annotations(self, workload, knobs))
+
+    def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
+        assert isinstance(workload, Conv2d)
+        wl, width, lanes = workload, knobs["width"], lanes_of(target)
+        data, packed = anchor.inputs
+        blocks = -(-wl.co // width)
+        tail = wl.co - (blocks - 1) * width
+        images, height, line = anchor.output.shape[:3]
+
+        def task(index: Expr) -> Stmt:
+            block = tirx.floormod(index, const(wl.groups * blocks))
+            n, oy = (tirx.Var(name, "int64") for name in ("n", "oy"))
+            at = tirx.floordiv(index, const(wl.groups * blocks))
+            where = [tirx.Bind(n, tirx.floordiv(at, height)), tirx.Bind(oy, tirx.floormod(at, height))]
+            group, column = block // blocks, block % blocks
+
+            def tile(start: Expr, size: int) -> Stmt:
+                acc = local("acc", size * width)
+
+                def step(ky: Expr, kx: Expr, ci: Expr) -> Stmt:
+                    return multiply_accumulate(
+                        acc,
+                        range(size),
+                        width,
+                        lanes,
+                        lambda offset, wide: vload(packed, [group, column, ky, kx, ci, const(offset)], wide),
+                        lambda r: tirx.BufferLoad(
+                            data,
+                            [
+                                n,
+                                oy * wl.sh + ky * wl.dh,
+                                (start + r) * wl.sw + kx * wl.dw,
+                                group * wl.ci + ci,
+                            ],
+                        ),
+                    )
+
+                def row(ky: Expr) -> Stmt:
+                    return loop("kx", wl.kw, lambda kx: loop("ci", wl.ci, lambda ci: step(ky, kx, ci)))
+
+                def store(channels: int) -> Stmt:
+                    first = group * wl.co + column * width
+                    return seq(
+                        [
+                            write_back(anchor, acc, r, width, channels, lanes, [n, oy, start + r], first)
+                            for r in range(size)
+                        ]
+                    )
+
+                stores = store(tail if blocks == 1 else width)
+                if blocks > 1 and tail != width:
+                    stores = tirx.IfThenElse(column == blocks - 1, store(tail), stores)
+                zero = clear(acc, size, width, lanes, tirx.const(0, "float32"))
+                return seq([alloc(acc), zero, loop("ky", wl.kh, row), stores])
+
+            return seq([*where, runs(line, knobs["rows"], tile)])
+
+        count = images * height * const(wl.groups * blocks)
+        return anchor.schedule_of(open_loop("task", count, task, _kind(target)))
+
+
+class OpenWindow2d(Template):
+    """Depthwise convolution and max pooling over a padded image of open size, NHWC.
+
+    Knobs: ``rows`` (output pixels) and ``width`` (channels) of a tile.
+    """
+
+    name: ClassVar[str] = "window2d.open"
+
+    def accepts(self, workload: Workload, target: Target) -> bool:
+        return isinstance(workload, Window2d) and workload.ow == 0 and target.kind == "cpu"
+
+    def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
+        assert isinstance(workload, Window2d)
+        lanes = lanes_of(target)
+        widths = sorted({min(lanes * v, workload.c) for v in (1, 2)})
+        return [
+            {"rows": rows, "width": width}
+            for width in widths
+            for rows in (1, 2, 4)
+            if rows * -(-width // lanes) <= target.vector_registers - 4
+        ]
+
+    def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
+        # Four pixels of one or two vectors have enough independent sums and never spill.
+        return -knobs["rows"] * 100 - knobs["width"]
+
+    def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
+        """(c, kh, kw, 1) to (kh, kw, c)."""
+        return np.ascontiguousarray(weight[..., 0].transpose(1, 2, 0))
+
+    def compute(self, workload: Workload, knobs: Knobs, *operands: Any, shape: Any = None) -> Any:
+        assert isinstance(workload, Window2d)
+        wl, data = workload, operands[0]
+        ky, kx = te.reduce_axis((0, wl.kh), "ky"), te.reduce_axis((0, wl.kw), "kx")
+
+        def at(n: Expr, y: Expr, x: Expr, c: Expr) -> Expr:
+            pixel = data[n, y * wl.sh + ky * wl.dh, x * wl.sw + kx * wl.dw, c]
+            if wl.kind == "depthwise":
+                return te.sum(pixel * operands[1][ky, kx, c], axis=[ky, kx])
+            return te.max(pixel, axis=[ky, kx]) if wl.kind == "max" else te.sum(pixel, axis=[ky, kx])
+
+        return te.compute(tuple(shape), at, name=wl.kind, attrs=annotations(self, workload, knobs))
+
+    def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
+        assert isinstance(workload, Window2d)
+        wl, width, most = workload, knobs["width"], lanes_of(target)
+        data = anchor.inputs[0]
+        images, height, line = anchor.output.shape[:3]
+        full, tail = divmod(wl.c, width)
+
+        def task(index: Expr) -> Stmt:
+            n, oy = (tirx.Var(name, "int64") for name in ("n", "oy"))
+            where = [tirx.Bind(n, tirx.floordiv(index, height)), tirx.Bind(oy, tirx.floormod(index, height))]
+
+            def tile(start: Expr, size: int, channel: Expr, wide: int) -> Stmt:
+                acc = local("acc", size * wide)
+                parts = pieces(wide, most)
+
+                def taps(ky: Expr) -> Stmt:
+                    statements: list[Stmt] = []
+                    for kx in range(wl.kw):
+                        for offset, lanes in parts:
+                            weight = None
+                            if wl.kind == "depthwise":
+                                weight = tirx.Var("w", f"float32x{lanes}" if lanes > 1 else "float32")
+                                taken = vload(anchor.inputs[1], [ky, const(kx), channel + offset], lanes)
+                                statements.append(tirx.Bind(weight, taken))
+                            for r in range(size):
+                                ix = (start + r) * wl.sw + kx * wl.dw
+                                pixel = vload(data, [n, oy * wl.sh + ky * wl.dh, ix, channel + offset], lanes)
+                                at = [const(r * wide + offset)]
+                                new = combine(wl.kind, vload(acc, at, lanes), pixel, weight, lanes)
+                                statements.append(vstore(acc, new, at, lanes))
+                    return seq(statements)
+
+                begin = -tirx.infinity("float32") if wl.kind == "max" else tirx.const(0, "float32")
+                scale: list[Stmt] = []
+                if wl.kind == "avg_full":
+                    share = tirx.const(1.0 / (wl.kh * wl.kw), "float32")
+                    for r in range(size):
+                        for offset, lanes in parts:
+                            at = [const(r * wide + offset)]
+                            scale.append(vstore(acc, vload(acc, at, lanes) * splat(share, lanes), at, lanes))
+                stores = [
+                    write_back(anchor, acc, r, wide, wide, most, [n, oy, start + r], channel)
+                    for r in range(size)
+                ]
+                fill = clear(acc, size, wide, most, begin)
+                return seq([alloc(acc), fill, loop("ky", wl.kh, taps), *scale, *stores])
+
+            def channels(start: Expr, size: int) -> Stmt:
+                parts = []
+                if full:
+                    parts.append(loop("block", full, lambda b: tile(start, size, b * width, width)))
+                if tail:
+                    parts.append(tile(start, size, const(full * width), tail))
+                return seq(parts)
+
+            return seq([*where, runs(line, knobs["rows"], channels)])
+
+        return anchor.schedule_of(open_loop("line", images * height, task, _kind(target)))
