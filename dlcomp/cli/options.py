@@ -34,7 +34,7 @@ Shapes = Annotated[
     typer.Option(
         "--shape",
         metavar="NAME:DIMS",
-        help="Shape of an input, as x:1,3,48,320; a name leaves a dimension open. Repeatable.",
+        help="Shape of an input, as x:1,3,48,320; a name in it leaves a dimension open. Repeatable.",
     ),
 ]
 RunShapes = Annotated[

@@ -34,13 +34,7 @@ def command(
     opened = dlcomp.open(artifact)
     shapes = {spec.name: spec.shape for spec in opened.signature.inputs}
     loaded = dlcomp.load(model, shapes)
-    result = dlcomp.verify(
-        loaded,
-        opened,
-        read_inputs(input, opened.signature, seed=seed, shapes=shape),
-        rtol=rtol,
-        per_layer=per_layer,
-        seed=seed,
-    )
+    arrays = read_inputs(input, opened.signature, seed=seed, shapes=shape)
+    result = dlcomp.verify(loaded, opened, arrays, rtol=rtol, per_layer=per_layer, seed=seed)
     show(verify_table(result), result, json)
     return 0 if result.ok else 1

@@ -17,19 +17,20 @@ __all__ = ["load"]
 
 def load(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
     *,
     values: Mapping[str, Any] | None = None,
 ) -> Model:
-    """Read a network and import it into Relax with static shapes.
+    """Read a network and import it into Relax.
 
     Parameters
     ----------
     source : path, bytes or onnx.ModelProto
         The network. A proto is not changed. External data is read from the file's folder, so a
         network that has some must be given as a path.
-    shapes : mapping of str to sequence of int, optional
-        A full shape for every input with a symbolic dimension, by input name.
+    shapes : mapping of str to sequence of int or str, optional
+        The shapes of inputs, by name. A dimension that the file leaves symbolic and nobody gives a size stays
+        open, as does one given as a name: the artifact then runs any size, and slower than one for this size.
     values : mapping of str to array, optional
         Inputs to fix: they become constants and are no inputs any more. What decides about shapes (the
         axes of a reduction, the sizes of a Resize, the k of a TopK) must be known here.

@@ -67,10 +67,10 @@ def check_network(network: onnx.ModelProto, name: str) -> None:
 
 @contextmanager
 def _ranks_for_the_checker(graph: onnx.GraphProto) -> Iterator[None]:
-    """Outputs of unknown rank are legal and common, but the checker wants a shape on every one."""
+    """Values of unknown rank are legal and common, but the checker wants a shape on every one."""
     bare = [
         value.type.tensor_type
-        for value in graph.output
+        for value in (*graph.input, *graph.output)
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
     ]
     for tensor_type in bare:

@@ -10,17 +10,21 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 from tvm import relax, tirx
+from tvm.ir.expr import GenericConst
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
-from dlcomp.frontend import symbolic
+from dlcomp.frontend import host, symbolic
 from dlcomp.frontend.check import dtype_name
 from dlcomp.frontend.inference import inferred
+from dlcomp.frontend.operators import ON_HOST, deciding
 from dlcomp.frontend.ops import CONVERTERS, open_shapes
 from dlcomp.frontend.ops.arithmetic import shape_of
 
 # Operators of several operands that broadcast.
 _BROADCASTING = frozenset(
-    "Add Sub Mul Div Pow Max Min Sum Mean Where Equal Less LessOrEqual Greater GreaterOrEqual And Or Xor Mod".split()
+    """
+    Add Sub Mul Div Pow Max Min Sum Mean Where Equal Less LessOrEqual Greater GreaterOrEqual And Or Xor Mod
+    """.split()
 )
 
 
@@ -41,10 +45,11 @@ def to_relax(network: onnx.ModelProto) -> tuple[Any, dict[str, Any]]:
     # Without them TVM takes a size of zero for an unknown one.
     shapes = {v.name: [extent(dim) for dim in v.type.tensor_type.shape.dim] for v in network.graph.input}
     importer = _Importer(shapes, "float32")
-    if symbols:
+    stored = {tensor.name for tensor in network.graph.initializer}
+    if symbols or any(n.op_type in ON_HOST or not stored.issuperset(deciding(n)) for n in network.graph.node):
+        graph = inferred(network)
         importer = _OpenImporter(shapes, "float32")
-        values = inferred(network).value_info
-        importer.types = {v.name: dtype_name(v.type.tensor_type.elem_type) for v in values}
+        importer.types = {v.name: v for v in (*graph.value_info, *graph.output)}
     module = importer.from_onnx(network.graph, opset)
     return module, dict(importer._nodes)
 
@@ -79,7 +84,7 @@ class _OpenImporter(_Importer):
     and becomes a tensor only where an operator takes it as data.
     """
 
-    types: Mapping[str, str]
+    types: Mapping[str, onnx.ValueInfoProto]
 
     def _construct_nodes(self, graph: Any) -> None:
         self._known = {
@@ -92,10 +97,12 @@ class _OpenImporter(_Importer):
 
     def _one(self, node: onnx.NodeProto) -> None:
         known = [self._known.get(name) if name else None for name in node.input]
-        first = self._nodes.get(node.input[0]) if node.input else None
+        first: Any = self._nodes.get(node.input[0]) if node.input else None
         of_data = isinstance(getattr(first, "ty", None), relax.TensorType) and first.ty.shape is not None
         result = symbolic.evaluate(node, known, shape_of(first) if of_data else None)
-        if result is not None and (node.op_type in ("Shape", "Size") or symbolic.is_open(result.reshape(-1))):
+        if result is not None and (
+            node.op_type in ("Shape", "Size") or symbolic.is_open(result.reshape(-1).tolist())
+        ):
             self._known[node.output[0]] = result
             self._nodes[node.output[0]] = None
             return
@@ -110,6 +117,11 @@ class _OpenImporter(_Importer):
             if expr is not None:
                 self._nodes[node.output[0]] = self.bb.normalize(expr)
                 return
+        if node.op_type in ON_HOST or any(not self._is_known(name) for name in deciding(node)):
+            operands = [self._nodes[name] if name else None for name in node.input]
+            results = host.call(self.bb, node, operands, self.types, self.opset)
+            self._nodes.update({name: r for name, r in zip(node.output, results, strict=True) if name})
+            return
         if node.op_type in _BROADCASTING:
             self._agree(node, None)
         elif node.op_type == "Concat":
@@ -118,8 +130,13 @@ class _OpenImporter(_Importer):
         if result is not None:
             self._known[node.output[0]] = result
 
+    def _is_known(self, name: str) -> bool:
+        return name in self._known or isinstance(self._nodes.get(name), GenericConst)
+
     def _tensor(self, name: str) -> Any:
-        return open_shapes.tensor_of(self._known[name], self.types.get(name, "int64"))
+        value = self.types.get(name)
+        kind = dtype_name(value.type.tensor_type.elem_type) if value is not None else "int64"
+        return open_shapes.tensor_of(self._known[name], kind)
 
     def _agree(self, node: onnx.NodeProto, along: int | None) -> None:
         """Makes dimensions that must be equal, but cannot be seen to be, the same expression.

@@ -58,7 +58,7 @@ class Inspection:
 
 def inspect(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
 ) -> Inspection:
     """Look into a network; with ``shapes`` (for every symbolic input, or none) the MACs are known.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -38,6 +38,33 @@ OWN = frozenset(
     ReverseSequence TensorScatter
     """.split()
 )
+# Those that the host runs beside the compiled code, because the data decide about the size of their results, or
+# because no network spends its time in them.
+ON_HOST = frozenset("Compress DeformConv NonMaxSuppression NonZero Unique".split())
+# The operands that decide what the result looks like; the host runs a node whose deciding operands are data.
+_DECIDING: Mapping[str, tuple[int, ...]] = {
+    "AffineGrid": (1,),
+    "Col2Im": (1, 2),
+    "ConstantOfShape": (0,),
+    "CumProd": (1,),
+    "CumSum": (1,),
+    "DFT": (1, 2),
+    "Expand": (1,),
+    "MaxUnpool": (2,),
+    "OneHot": (1,),
+    "Pad": (1, 3),
+    "Range": (0, 1, 2),
+    "Reshape": (1,),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "TopK": (1,),
+    "Trilu": (1,),
+    "Unsqueeze": (1,),
+    "Upsample": (1,),
+}
 # Those that are written out as other operators where shapes and counts are known (dlcomp.frontend.unroll).
 WRITTEN_OUT = frozenset({"Scan", "Loop", "If", "LSTM", "GRU", "RNN"})
 # Those of onnxruntime's own domain.
@@ -67,6 +94,14 @@ def qualified(node: onnx.NodeProto) -> str:
 def label(node: onnx.NodeProto) -> str:
     """A node's name, or the name of its first output if it has none."""
     return str(node.name or next(iter(node.output), "") or "unnamed")
+
+
+def deciding(node: onnx.NodeProto) -> list[str]:
+    """The names of the operands of ``node`` that decide what its result looks like."""
+    if node.domain not in ("", "ai.onnx"):
+        return []
+    places = (1,) if node.op_type.startswith("Reduce") else _DECIDING.get(node.op_type, ())
+    return [node.input[place] for place in places if place < len(node.input) and node.input[place]]
 
 
 def describe_node(node: onnx.NodeProto, graph: onnx.GraphProto) -> str:
@@ -117,5 +152,5 @@ def require_supported(graph: onnx.GraphProto, name: str) -> None:
 def is_supported(node: onnx.NodeProto) -> bool:
     """Whether the importer has a converter for ``node``'s operator."""
     if node.domain in ("", "ai.onnx"):
-        return node.op_type in STANDARD or node.op_type in OWN
+        return node.op_type in STANDARD or node.op_type in OWN or node.op_type in ON_HOST
     return node.domain == _CONTRIB_DOMAIN and node.op_type in CONTRIB

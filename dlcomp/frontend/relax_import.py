@@ -48,7 +48,8 @@ def import_network(network: onnx.ModelProto, *, source: onnx.ModelProto, name: s
         TensorSpec(value.name, _shown(param.ty), str(param.ty.dtype.dtype))
         for value, param in zip(network.graph.input, main.params, strict=True)
     )
-    returned = main.ret_ty
+    # The type of what is returned, not of the function: that one forgets what the run finds out.
+    returned = main.body.body.ty
     types = list(returned.fields) if isinstance(returned, relax.TupleType) else [returned]
     outputs = tuple(
         TensorSpec(value.name, _shown(ty), str(ty.dtype.dtype))
@@ -123,7 +124,17 @@ def _require_known(main: Any, name: str) -> None:
                 where=name,
                 hint="the input is too small for this network; give a larger shape",
             )
+    # What the host gives has a shape only after it was cast to one.
+    uncast = set()
+    for block in main.body.blocks:
+        for binding in block.bindings:
+            if isinstance(binding, relax.MatchCast):
+                uncast.add(binding.value)
+            elif str(getattr(getattr(binding.value, "op", None), "name", "")) == "relax.call_pure_packed":
+                uncast.add(binding.var)
     for value in values:
+        if value in uncast:
+            continue
         if not _is_known(value.ty):
             raise ModelError(
                 f"the shape of {value.name!r} depends on the data ({value.ty})",

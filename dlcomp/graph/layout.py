@@ -37,8 +37,10 @@ def channels_last(module: IRModule) -> IRModule:
 
 def _cast(values: Values, binding: relax.MatchCast) -> Value:
     """A check of dimensions that must be equal: on the value as it lies."""
-    value = values.stored(binding.value)
     ty = binding.ty
+    value = _visit(values, binding.value)
+    if not isinstance(value, Stored):
+        return values.builder.match_cast(value, ty)
     dims = [ty.shape[d] for d in value.order]
     moved = relax.TensorType(dims, str(ty.dtype.dtype))
     return Stored(values.builder.match_cast(value.expr, moved), value.order)

@@ -96,7 +96,7 @@ def _mismatch(array: np.ndarray, spec: TensorSpec, sizes: dict[str, int]) -> tup
 
 
 def random_inputs(
-    signature: Signature, seed: int = 0, shapes: Mapping[str, Sequence[int]] | None = None
+    signature: Signature, seed: int = 0, shapes: Mapping[str, Sequence[int | str]] | None = None
 ) -> dict[str, np.ndarray]:
     """One array an input: standard normal for floats, the whole range for 8-bit integers, else 0 or 1.
 
@@ -117,15 +117,16 @@ def random_inputs(
 
 def _random(spec: TensorSpec, generator: np.random.Generator, shape: Sequence[int | str]) -> np.ndarray:
     dtype = np.dtype(spec.dtype)
-    if any(isinstance(dim, str) for dim in shape):
+    sizes = [dim for dim in shape if isinstance(dim, int)]
+    if len(sizes) < len(shape):
         raise UsageError(
             f"input {spec.name!r} has open dimensions: {spec}",
             hint=f"give the input itself, or its shape: --shape {spec.name}:1,3,224,224",
         )
     if dtype.kind == "f":
-        values = generator.standard_normal(shape, dtype=np.float32)
+        values = generator.standard_normal(sizes, dtype=np.float32)
         return np.asarray(values, dtype=dtype)
     if dtype.itemsize == 1 and dtype.kind in "iu":
         info = np.iinfo(dtype)
-        return generator.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
-    return np.asarray(generator.integers(0, 2, shape), dtype=dtype)
+        return generator.integers(info.min, info.max, sizes, dtype=dtype, endpoint=True)
+    return np.asarray(generator.integers(0, 2, sizes), dtype=dtype)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dlcomp.errors import DlcompError, InternalError
 from dlcomp.model import Signature
-from dlcomp.runtime import dlpack, native, threads
+from dlcomp.runtime import dlpack, host, native, threads
 
 # Generated code may load whole vectors from the start of a buffer, so buffers start on this boundary.
 ALIGNMENT = 64
@@ -47,6 +47,7 @@ class Session:
     """
 
     def __init__(self, objects: Sequence[bytes], weights: Sequence[np.ndarray], signature: Signature) -> None:
+        host.register()
         try:
             library = native.load_objects(objects)
             self._machine = library["vm_load_executable"]()

@@ -180,12 +180,6 @@ def test_every_dtype_as_input_weight_and_output(tmp_path: Path, dtype: str) -> N
     assert opened.check().ok
 
 
-def test_symbolic_dimensions_are_refused(program: Program) -> None:
-    signature = replace(program.signature, inputs=(TensorSpec("x", ("n", 64), "float32"),))
-    with pytest.raises(UsageError, match="symbolic"):
-        Artifact.build(replace(program, signature=signature))
-
-
 def test_large_inputs_are_kept_as_a_seed_and_large_outputs_as_a_sample(tmp_path: Path) -> None:
     spec = TensorSpec("x", (600, 600), "float32")
     program = build([spec], [replace(spec, name="y")], [], lambda b, x, w: [b.emit(relax.op.add(x[0], x[0]))])

@@ -175,19 +175,14 @@ def _resize(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
         roi=[0.0] * 4,
         layout="NCHW",
         method="nearest_neighbor" if mode == "nearest" else "linear",
-        coordinate_transformation_mode=_COORDINATES[coordinates],
-        rounding_method=_ROUNDING.get(rounding, "round"),
+        coordinate_transformation_mode=coordinates,
+        rounding_method=rounding if mode == "nearest" else "round",
     )
 
 
-# ONNX's names and those of TVM.
-_COORDINATES = {"half_pixel": "half_pixel", "asymmetric": "asymmetric", "align_corners": "align_corners"}
-_ROUNDING = {
-    "round_prefer_floor": "round_prefer_floor",
-    "round_prefer_ceil": "round_prefer_ceil",
-    "floor": "floor",
-    "ceil": "ceil",
-}
+# Those that TVM computes as ONNX does.
+_COORDINATES = frozenset({"half_pixel", "asymmetric", "align_corners"})
+_ROUNDING = frozenset({"round_prefer_floor", "round_prefer_ceil", "floor", "ceil"})
 
 
 def _scaled(dim: Dim, scale: float) -> Dim:
