@@ -110,8 +110,8 @@ class Recurrence:
     """All steps of an LSTM, GRU or RNN over projected inputs, in one or two directions.
 
     ``backward`` is for one direction from the last step to the first; ``reset_after`` is ONNX's
-    ``linear_before_reset`` of a GRU. ``activations`` are ONNX's names, in ONNX's order, with
-    commas between.
+    ``linear_before_reset`` of a GRU; ``steps`` and ``batch`` are 0 if they are open. ``activations`` are
+    ONNX's names, in ONNX's order, with commas between.
     """
 
     kind: str

@@ -1,16 +1,18 @@
-"""Operators that run on the host, outside the compiled code: those whose result has a size that the data decide.
+"""Operators that run on the host, beside the compiled code: the data decide the size of what they give.
 
-Such a node stays one call in the graph, ``call_pure_packed("dlcomp.host", node, operands)``, whose first argument
-is the node as a one-node ONNX model; ``dlcomp.runtime.host`` evaluates it. What it gives gets open dimensions
-of its own, so that the rest of the network is compiled as for any size.
+Such a node stays one call in the graph, ``call_pure_packed("dlcomp.host", node, operands)``. Its first
+argument is the node as an ONNX model, which ``dlcomp.runtime.host`` evaluates. What it gives gets open
+dimensions of its own, so that the rest of the network is compiled as for any size.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import onnx
 from onnx import helper
 from tvm import relax, tirx
@@ -25,18 +27,18 @@ CALL = "dlcomp.host"
 def call(
     builder: Any,
     node: onnx.NodeProto,
-    operands: Sequence[Any],
+    operands: Mapping[str, Any],
     results: Mapping[str, onnx.ValueInfoProto],
     opset: int,
 ) -> list[Any]:
     """The Relax expressions of the results of ``node``.
 
+    ``operands`` are those named by :func:`taken`.
     ``results`` are the types that ONNX's inference gives; what it leaves open gets a new open dimension.
     """
     given = [
         (name, operand if isinstance(operand, relax.Var | GenericConst) else builder.emit(operand))
-        for name, operand in zip(node.input, operands, strict=True)
-        if name
+        for name, operand in operands.items()
     ]
     names = [name for name in node.output if name]
     model = helper.make_model(
@@ -45,7 +47,7 @@ def call(
             node.op_type,
             [
                 helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(_numpy(operand)), None)
-                for name, operand in dict(given).items()
+                for name, operand in given
             ],
             [helper.make_empty_tensor_value_info(name) for name in names],
         ),
@@ -54,31 +56,58 @@ def call(
     )
     text = StringImm(base64.b64encode(model.SerializeToString()).decode())
     types, shapes = [], []
-    for name in names:
-        if name not in results or not results[name].type.tensor_type.HasField("shape"):
-            raise ValueError("the rank of its result depends on the data; fix what decides it: values={...}")
-        tensor = results[name].type.tensor_type
+    for place, name in enumerate(node.output):
+        if not name:
+            continue
+        sizes, elements = _type_of(node, place, results.get(name))
         dims = [
-            int(dim.dim_value)
-            if dim.HasField("dim_value")
-            else tirx.Var(f"{node.op_type.lower()}_{_plain(name)}_{axis}", "int64")
-            for axis, dim in enumerate(tensor.shape.dim)
+            size or tirx.Var(f"{node.op_type.lower()}_{_plain(name)}_{axis}", "int64")
+            for axis, size in enumerate(sizes)
         ]
-        kind = dtype_name(tensor.elem_type)
+        kind = dtype_name(elements)
         types.append(relax.TensorType(ndim=len(dims), dtype=kind))
         shapes.append(relax.TensorType(dims, kind))
     returned = types[0] if len(types) == 1 else relax.TupleType(types)
-    arguments = [operand for _, operand in dict(given).items()]
+    arguments = [operand for _, operand in given]
     result = builder.emit(relax.call_pure_packed(CALL, text, *arguments, ty_args=[returned]))
     parts = [result] if len(types) == 1 else [builder.emit(result[i]) for i in range(len(types))]
     cast = iter(builder.match_cast(part, shape) for part, shape in zip(parts, shapes, strict=True))
     return [next(cast) if name else None for name in node.output]
 
 
-def _numpy(operand: Any) -> Any:
-    import numpy as np
-    import ml_dtypes
+def _type_of(
+    node: onnx.NodeProto, place: int, inferred: onnx.ValueInfoProto | None
+) -> tuple[list[int | None], int]:
+    """The shape (None for a size that the data decide) and ONNX's element type of a result."""
+    if inferred is not None and inferred.type.tensor_type.HasField("shape"):
+        tensor = inferred.type.tensor_type
+        dims = [int(d.dim_value) if d.HasField("dim_value") else None for d in tensor.shape.dim]
+        return dims, int(tensor.elem_type)
+    bodies = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    if bodies:
+        # Loop's body begins with the condition; what it collects gets one dimension more.
+        states = len(node.input) - 2 if node.op_type == "Loop" else len(node.output)
+        value = bodies[0].output[place + 1 if node.op_type == "Loop" else place]
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape"):
+            return [None] * (len(tensor.shape.dim) + (place >= states)), int(tensor.elem_type)
+    raise ValueError("the rank of its result depends on the data; fix what decides it: values={...}")
 
+
+def taken(node: onnx.NodeProto) -> list[str]:
+    """The names of all values that ``node`` takes, those that its bodies see outside included."""
+    names = dict.fromkeys(name for name in node.input if name)
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+            for inner in graph.node:
+                names |= dict.fromkeys(name for name in taken(inner) if name not in own)
+                own |= set(inner.output)
+            names |= dict.fromkeys(value.name for value in graph.output if value.name not in own)
+    return list(names)
+
+
+def _numpy(operand: Any) -> Any:
     name = str(operand.ty.dtype.dtype)
     return np.dtype(getattr(ml_dtypes, name, name))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,6 +94,7 @@ class _OpenImporter(_Importer):
         }
         for node in graph.node:
             self._one(node)
+        self._materialise(value.name for value in graph.output)
 
     def _one(self, node: onnx.NodeProto) -> None:
         known = [self._known.get(name) if name else None for name in node.input]
@@ -107,18 +108,17 @@ class _OpenImporter(_Importer):
             self._nodes[node.output[0]] = None
             return
         own = open_shapes.CONVERTERS.get(node.op_type)
-        for name in node.input:
-            if name and self._nodes.get(name) is None and name in self._known:
-                self._nodes[name] = self.bb.normalize(self._tensor(name))
+        names = host.taken(node)
+        self._materialise(names)
         if own is not None:
             attrs = self._parse_attr(node.attribute)
             inputs = [self._nodes[name] if name else None for name in node.input]
-            expr = own(inputs, known, attrs)
+            expr = own(self.bb, inputs, known, attrs)
             if expr is not None:
                 self._nodes[node.output[0]] = self.bb.normalize(expr)
                 return
         if node.op_type in ON_HOST or any(not self._is_known(name) for name in deciding(node)):
-            operands = [self._nodes[name] if name else None for name in node.input]
+            operands = {name: self._nodes[name] for name in names}
             results = host.call(self.bb, node, operands, self.types, self.opset)
             self._nodes.update({name: r for name, r in zip(node.output, results, strict=True) if name})
             return
@@ -129,6 +129,12 @@ class _OpenImporter(_Importer):
         super()._construct_nodes(SimpleNamespace(node=[node]))
         if result is not None:
             self._known[node.output[0]] = result
+
+    def _materialise(self, names: Iterable[str]) -> None:
+        """Tensors of those that are known but for now only as expressions."""
+        for name in names:
+            if self._nodes.get(name) is None and name in self._known:
+                self._nodes[name] = self.bb.normalize(self._tensor(name))
 
     def _is_known(self, name: str) -> bool:
         return name in self._known or isinstance(self._nodes.get(name), GenericConst)

@@ -38,9 +38,11 @@ OWN = frozenset(
     ReverseSequence TensorScatter
     """.split()
 )
-# Those that the host runs beside the compiled code, because the data decide about the size of their results, or
+# Those that the host runs beside the compiled code, because the data decide the size of their results or
 # because no network spends its time in them.
-ON_HOST = frozenset("Compress DeformConv NonMaxSuppression NonZero Unique".split())
+ON_HOST = frozenset(
+    "Compress DeformConv If Loop MelWeightMatrix NonMaxSuppression NonZero STFT Scan Unique".split()
+)
 # The operands that decide what the result looks like; the host runs a node whose deciding operands are data.
 _DECIDING: Mapping[str, tuple[int, ...]] = {
     "AffineGrid": (1,),

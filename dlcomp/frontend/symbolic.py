@@ -48,14 +48,14 @@ def divided(a: Dim, b: Dim) -> Dim:
     """``a // b`` of dimensions."""
     if isinstance(a, int) and isinstance(b, int):
         return a // b
-    return simplified(tirx.floordiv(_expr(a), _expr(b)))
+    return simplified(tirx.floordiv(whole(a), whole(b)))
 
 
 def surely_equal(a: Dim, b: Dim) -> bool:
     """Whether two dimensions are the same whatever the open ones are."""
     if isinstance(a, int) and isinstance(b, int):
         return a == b
-    return bool(_ANALYZER.can_prove_equal(_expr(a), _expr(b)))
+    return bool(_ANALYZER.can_prove_equal(whole(a), whole(b)))
 
 
 def measure(dim: Dim) -> int:
@@ -87,7 +87,8 @@ def is_open(dims: Sequence[Dim]) -> bool:
     return any(not isinstance(dim, int) for dim in dims)
 
 
-def _expr(value: Dim) -> Any:
+def whole(value: Dim) -> Any:
+    """A dimension as an expression of int64."""
     return tirx.IntImm("int64", value) if isinstance(value, int) else value
 
 
@@ -157,7 +158,7 @@ def _divide(a: Dim, b: Dim) -> Dim:
         raise _Unknown
     if isinstance(a, int) and isinstance(b, int):
         return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
-    return tirx.floordiv(_expr(a), _expr(b))
+    return tirx.floordiv(whole(a), whole(b))
 
 
 def _times(a: Dim, b: Dim) -> Dim:
@@ -174,7 +175,7 @@ def _extreme(number: Callable[..., Any], expression: Callable[[Any, Any], Any]) 
     def two(a: Dim, b: Dim) -> Dim:
         if isinstance(a, int | float) and isinstance(b, int | float):
             return number(a, b)
-        return expression(_expr(a), _expr(b))
+        return expression(whole(a), whole(b))
 
     def rule(operands: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
         return functools.reduce(np.frompyfunc(two, 2, 1), operands)

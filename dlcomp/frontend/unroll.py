@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from dlcomp.frontend import recurrent
 from dlcomp.frontend.inference import inferred
@@ -51,7 +51,7 @@ def _first(network: onnx.ModelProto) -> onnx.ModelProto | None:
             continue
         writer = Writer(node.name or node.output[0] or node.op_type, version)
         if node.op_type == "If":
-            done = _branch(node, constants, writer)
+            done = _branch(node, constants, shapes, writer)
         elif node.op_type == "Scan" and version >= 9:
             done = _scan(node, shapes, writer)
         elif node.op_type == "Loop":
@@ -76,12 +76,34 @@ def _first(network: onnx.ModelProto) -> onnx.ModelProto | None:
     return None
 
 
-def _branch(node: onnx.NodeProto, constants: Mapping[str, np.ndarray], writer: Writer) -> bool:
+def _branch(
+    node: onnx.NodeProto, constants: Mapping[str, np.ndarray], shapes: Shapes, writer: Writer
+) -> bool:
+    """The branch that is taken; both, and a choice, where the run decides and both give the same shapes."""
     condition = constants.get(node.input[0])
     if condition is None:
-        return False
+        if not all(name in shapes for name in node.output if name):
+            return False
+        return _both(node, writer)
     taken = "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"
     alias(writer, writer.body(attributes_of(node)[taken], []), node.output)
+    return True
+
+
+def _both(node: onnx.NodeProto, writer: Writer) -> bool:
+    attributes = attributes_of(node)
+    branches = [attributes["then_branch"], attributes["else_branch"]]
+    if any(v.type.WhichOneof("value") != "tensor_type" for branch in branches for v in branch.output):
+        return False
+    kinds = [value.type.tensor_type.elem_type for branch in branches for value in branch.output]
+    if TensorProto.STRING in kinds:
+        return False
+    scalar = writer.constant(np.zeros(0, "int64"), "scalar")
+    choice = writer.op("Reshape", [node.input[0], scalar])
+    made = [writer.body(branch, []) for branch in branches]
+    for then, other, output in zip(*made, node.output, strict=True):
+        if output:
+            writer.op("Where", [choice, then, other], output)
     return True
 
 

@@ -38,8 +38,7 @@ def with_kernels(module: IRModule, target: Target) -> IRModule:
         function = builder.add_func(recurrence.kernel(layer, blocks, target), layer.kind.lower())
         (returned,) = call.ty_args
         types = list(returned.fields)
-        result = builder.emit(relax.call_tir(function, [x, *packed, *others], types))
-        return relax.Tuple([result]) if len(types) == 1 else result
+        return relax.call_tir(function, [x, *packed, *others], types)
 
     return rebuild(module, step)
 
@@ -98,12 +97,14 @@ class _Steps:
     def run(self) -> Expr:
         layer = self.layer
         runs = [self._direction(d) for d in range(layer.directions)]
-        y = self.emit(relax.op.concat([run[0] for run in runs], axis=1))
-        if layer.kind != "LSTM":
-            return relax.Tuple([y])
-        return relax.Tuple([y, self.emit(relax.op.concat([run[1] for run in runs], axis=0))])
+        axes = (1, 0, 0) if layer.kind == "LSTM" else (1, 0)
+        parts = [[run[place] for run in runs] for place in range(len(axes))]
+        return relax.Tuple(
+            [self.emit(relax.op.concat(part, axis=axis)) for part, axis in zip(parts, axes, strict=True)]
+        )
 
-    def _direction(self, direction: int) -> tuple[Expr, Expr | None]:
+    def _direction(self, direction: int) -> list[Expr]:
+        """All states (steps, 1, batch, hidden), the last one and, for an LSTM, the last cell."""
         layer = self.layer
         shape = (layer.batch, layer.hidden)
         weight = self.emit(relax.op.permute_dims(self._pick(self.weight, direction), [1, 0]))
@@ -125,8 +126,11 @@ class _Steps:
                 state = self.emit(self.functions[0](self._sum(x, self.emit(relax.op.matmul(state, weight)))))
             states[place] = state
         every = [self.emit(relax.op.reshape(states[place], (1, 1, *shape))) for place in range(layer.steps)]
-        last = self.emit(relax.op.reshape(cell, (1, *shape))) if cell is not None else None
-        return self.emit(relax.op.concat(every, axis=0)), last
+        ends = [state] if cell is None else [state, cell]
+        return [
+            self.emit(relax.op.concat(every, axis=0)),
+            *(self.emit(relax.op.reshape(end, (1, *shape))) for end in ends),
+        ]
 
     def _pick(self, value: Expr, index: int) -> Expr:
         part = self.emit(relax.op.strided_slice(value, [0], [index], [index + 1]))

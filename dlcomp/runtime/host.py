@@ -1,4 +1,4 @@
-"""Runs the nodes that compiled code leaves to the host, by ONNX's reference evaluator or by a function here."""
+"""Nodes that compiled code leaves to the host, by ONNX's reference evaluator or by a function here."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import numpy as np
 from dlcomp.runtime import dlpack
 
 NAME = "dlcomp.host"
+# Begins the message of a node whose operands do not fit; the session finds it in what the machine raises.
+FAILED = "a node on the host cannot be computed: "
 
 
 def register() -> None:
@@ -22,21 +24,29 @@ def register() -> None:
 
 
 def _call(text: str, *tensors: Any) -> Any:
-    names, evaluate = _evaluator(text)
+    operator, names, evaluate = _evaluator(text)
     arrays = [_array(tensor) for tensor in tensors]
-    results = [_tensor(np.asarray(result)) for result in evaluate(dict(zip(names, arrays, strict=True)))]
+    try:
+        found = evaluate(dict(zip(names, arrays, strict=True)))
+    except Exception as err:  # whatever NumPy says of operands that do not fit
+        raise ValueError(f"{FAILED}{operator}: {err}") from err
+    results = [_tensor(np.asarray(result)) for result in found]
     return results[0] if len(results) == 1 else results
 
 
 @functools.lru_cache(maxsize=64)
-def _evaluator(text: str) -> tuple[list[str], Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]]:
-    """The names of a node's operands, and what computes its results."""
+def _evaluator(
+    text: str,
+) -> tuple[str, list[str], Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]]:
+    """A node's operator, the names of its operands, and what computes its results."""
     import onnx
     from onnx.reference import ReferenceEvaluator
 
     model = onnx.ModelProto.FromString(base64.b64decode(text))
     names = [value.name for value in model.graph.input]
     node = model.graph.node[0]
+    if node.op_type == "Loop":
+        return node.op_type, names, _loop(model)
     own = _OWN.get(node.op_type)
     if own is not None:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -45,9 +55,57 @@ def _evaluator(text: str) -> tuple[list[str], Callable[[Mapping[str, np.ndarray]
         def direct(feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
             return own([feed.get(name) for name in inputs], attributes)
 
-        return names, direct
+        return node.op_type, names, direct
     evaluator = ReferenceEvaluator(model)
-    return names, lambda feed: list(evaluator.run(None, dict(feed)))
+    return node.op_type, names, lambda feed: list(evaluator.run(None, dict(feed)))
+
+
+def _loop(model: Any) -> Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]:
+    """A Loop: its body, evaluated by ONNX's reference, as often as the operands and the body say."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    node = model.graph.node[0]
+    body = node.attribute[0].g
+    outside = [value for value in model.graph.input if value.name not in {v.name for v in body.input}]
+    graph = onnx.GraphProto()
+    graph.CopyFrom(body)
+    graph.input.extend(outside)
+    evaluator = ReferenceEvaluator(
+        onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    )
+    states = len(node.input) - 2
+    scans = [value.type.tensor_type for value in body.output[1 + states :]]
+    nothing = [
+        np.zeros(
+            (0, *(dim.dim_value for dim in tensor.shape.dim)),
+            onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type),
+        )
+        for tensor in scans
+    ]
+
+    def run(feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        most = int(feed[node.input[0]].reshape(-1)[0]) if node.input[0] else None
+        go = bool(feed[node.input[1]].reshape(-1)[0]) if node.input[1] else True
+        carried = [feed[name] for name in node.input[2:]]
+        seen = {value.name: feed[value.name] for value in outside}
+        collected: list[list[np.ndarray]] = [[] for _ in scans]
+        turn = 0
+        while go and (most is None or turn < most):
+            given = [np.array(turn, np.int64), np.array(go), *carried]
+            names = [value.name for value in body.input]
+            results = evaluator.run(None, {**seen, **dict(zip(names, given, strict=True))})
+            go, carried = bool(results[0].reshape(-1)[0]), list(results[1 : 1 + states])
+            for place, result in enumerate(results[1 + states :]):
+                collected[place].append(result)
+            turn += 1
+        stacked = [
+            np.stack(parts) if parts else empty for parts, empty in zip(collected, nothing, strict=True)
+        ]
+        every = [*carried, *stacked]
+        return [result for name, result in zip(node.output, every, strict=True) if name]
+
+    return run
 
 
 def _array(tensor: Any) -> np.ndarray:
@@ -64,7 +122,9 @@ def _tensor(array: np.ndarray) -> Any:
 
     copy = aligned_empty(array.shape, array.dtype)
     np.copyto(copy, array)
-    return tvm_ffi.from_dlpack(dlpack.Export(copy) if dlpack.is_foreign(copy.dtype) or not copy.size else copy)
+    return tvm_ffi.from_dlpack(
+        dlpack.Export(copy) if dlpack.is_foreign(copy.dtype) or not copy.size else copy
+    )
 
 
 def _non_max_suppression(operands: list[Any], attributes: Mapping[str, Any]) -> list[np.ndarray]:

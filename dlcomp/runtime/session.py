@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dlcomp.errors import DlcompError, InternalError
+from dlcomp.errors import DlcompError, InternalError, UsageError
 from dlcomp.model import Signature
 from dlcomp.runtime import dlpack, host, native, threads
 
@@ -64,6 +64,7 @@ class Session:
         self._staged = [aligned_empty(_shape(spec.shape), spec.dtype) for spec in signature.inputs]
         self._staged_tensors = [self._tensor(array) for array in self._staged]
         self._outputs = len(signature.outputs)
+        self._is_open = any(isinstance(dim, str) for spec in signature.inputs for dim in spec.shape)
 
     def __call__(self, arrays: Sequence[np.ndarray], count: int = 1) -> list[np.ndarray]:
         """Run once on ``count`` threads; ``arrays`` in the signature's order and already checked."""
@@ -126,6 +127,16 @@ class Session:
     def _invoke(self, tensors: Sequence[Any]) -> list[Any]:
         try:
             found = self._main(*tensors, *self._bound)
+        except ValueError as err:
+            # TVM's checks of shapes; with open dimensions the inputs are what they depend on.
+            if host.FAILED in str(err):
+                raise UsageError(_last_line(err), hint="an input has a value that cannot be") from err
+            if not self._is_open:
+                raise InternalError(f"the compiled code failed: {_last_line(err)}", hint=_HINT) from err
+            raise UsageError(
+                f"the network cannot run on inputs of these sizes: {_last_line(err)}",
+                hint="two dimensions that must be equal are not, or a fixed one has another size",
+            ) from err
         except Exception as err:
             raise InternalError(f"the compiled code failed: {_last_line(err)}", hint=_HINT) from err
         results = [found] if hasattr(found, "__dlpack__") else list(found)

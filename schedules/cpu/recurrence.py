@@ -15,7 +15,19 @@ from typing import Any
 from tvm import tirx
 
 from dlcomp.graph import scalar_math
-from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, loop, scratch, seq, splat, vload, vstore
+from dlcomp.schedules.cpu.emit import (
+    Expr,
+    Stmt,
+    alloc,
+    const,
+    loop,
+    open_loop,
+    scratch,
+    seq,
+    splat,
+    vload,
+    vstore,
+)
 from dlcomp.schedules.cpu.emit import local as registers
 from dlcomp.schedules.cpu.tile import (
     bytes_a_cycle,
@@ -30,6 +42,8 @@ from dlcomp.schedules.workload import ANNOTATION, KNOBS, Recurrence, to_text
 from dlcomp.target import Target
 
 _ONE = scalar_math.f32(1.0)
+# Operations that an open number of steps or rows is taken for.
+_LARGE = 1 << 30
 # As quotients, so that the product of two takes one division.
 ACTIVATIONS: dict[str, scalar_math.Quotient] = {
     "Sigmoid": scalar_math.sigmoid_quotient,
@@ -71,7 +85,7 @@ def blocking(layer: Recurrence, target: Target) -> Blocking:
     lanes = lanes_of(target)
     gates = max(len(group) for group in passes(layer))
     free = target.vector_registers - 4
-    if layer.batch == 1:
+    if layer.batch <= 1:
         # Weights are used once; what counts are independent sums.
         vectors = max(1, min(free // gates, -(-independent_sums(target) // gates)))
         blocks = -(-layer.hidden // (vectors * lanes))
@@ -88,6 +102,10 @@ def blocking(layer: Recurrence, target: Target) -> Blocking:
     return Blocking(min(range(1, most + 1), key=lambda rows: (cycles(rows), -rows)), width)
 
 
+def _over(name: str, extent: Any, body: Callable[[Expr], Stmt], kind: str = "serial") -> Stmt:
+    return loop(name, extent, body, kind) if isinstance(extent, int) else open_loop(name, extent, body, kind)
+
+
 def _rounded(units: int, lanes: int) -> int:
     """``units`` up to whole quarters of a vector."""
     step = max(1, lanes // 4)
@@ -100,8 +118,8 @@ def kernel(layer: Recurrence, blocks: Blocking, target: Target) -> Any:
     Parameters of the function, all float32: the projected inputs (steps, batch, directions * gates *
     hidden) with biases added, a packed weight for each of :func:`passes`, the first states (directions,
     batch, hidden), for an LSTM the first cells, for a GRU with ``reset_after`` the bias (directions,
-    hidden) inside the reset; then the results: states (steps, directions, batch, hidden) and, for an LSTM,
-    the last cells (directions, batch, hidden).
+    hidden) inside the reset; then the results: states (steps, directions, batch, hidden), the last of each
+    direction (directions, batch, hidden) and, for an LSTM, the last cells in the same form.
     """
     return _Kernel(layer, blocks, target).function()
 
@@ -112,11 +130,14 @@ class _Kernel:
         self.rows, self.width = blocks.rows, blocks.width
         self.blocks = -(-layer.hidden // self.width)
         self.tail = layer.hidden - (self.blocks - 1) * self.width
-        self.tiles = -(-layer.batch // self.rows)
-        tasks = layer.directions * self.tiles
-        whole = parallel_kind(layer.flops, target)
+        # What is open is a variable of the function, bound by the shape of its operands.
+        self.steps: Any = layer.steps or tirx.Var("steps", "int64")
+        self.batch: Any = layer.batch or tirx.Var("batch", "int64")
+        self.tiles = self.batch if not layer.batch else -(-layer.batch // self.rows)
+        tasks = layer.directions * (self.tiles if layer.batch else max(2, target.cores))
+        whole = parallel_kind(layer.flops or _LARGE, target)
         self.outer = whole if tasks > 1 else "serial"
-        per_step = layer.flops // (layer.steps * tasks)
+        per_step = layer.flops // (max(1, layer.steps) * tasks)
         self.inner = parallel_kind(per_step, target) if tasks == 1 and self.blocks > 1 else "serial"
         self.functions = [ACTIVATIONS[name] for name in layer.activations.split(",")]
         self._declare()
@@ -124,11 +145,11 @@ class _Kernel:
     def _declare(self) -> None:
         layer = self.layer
 
-        def buffer(name: str, *shape: int) -> Any:
+        def buffer(name: str, *shape: Any) -> Any:
             return tirx.decl_buffer(shape, "float32", name=name)
 
-        states = (layer.directions, layer.batch, layer.hidden)
-        self.x = buffer("x", layer.steps, layer.batch, layer.directions * layer.gates * layer.hidden)
+        states = (layer.directions, self.batch, layer.hidden)
+        self.x = buffer("x", self.steps, self.batch, layer.directions * layer.gates * layer.hidden)
         self.weights = [
             buffer(f"w{i}", layer.directions, self.blocks, layer.hidden, len(group) * self.width)
             for i, group in enumerate(passes(layer))
@@ -136,7 +157,8 @@ class _Kernel:
         self.first = buffer("first", *states)
         self.first_cell = buffer("first_cell", *states)
         self.inside = buffer("inside", layer.directions, layer.hidden)
-        self.y = buffer("y", layer.steps, *states)
+        self.y = buffer("y", self.steps, *states)
+        self.last = buffer("last", *states)
         self.last_cell = buffer("last_cell", *states)
         # Of one task: the states that a step begins with and those that it makes, and what else it hands on.
         self.state = scratch("state", (self.rows, layer.hidden))
@@ -149,8 +171,8 @@ class _Kernel:
         operands = [self.x, *self.weights, self.first]
         operands += [self.first_cell] if lstm else []
         operands += [self.inside] if self.layer.reset_after else []
-        results = [self.y, self.last_cell] if lstm else [self.y]
-        body = loop("task", self.layer.directions * self.tiles, self._task, self.outer)
+        results = [self.y, self.last, *([self.last_cell] if lstm else [])]
+        body = _over("task", self.layer.directions * self.tiles, self._task, self.outer)
         knobs = f"recurrence{{rows={self.rows},width={self.width}}}"
         return tirx.PrimFunc([*operands, *results], body).with_attr(
             {"tirx.noalias": True, "op_pattern": 8, ANNOTATION: to_text(self.layer), KNOBS: knobs}
@@ -158,7 +180,9 @@ class _Kernel:
 
     def _task(self, index: Expr) -> Stmt:
         direction = index // self.tiles
-        first = tirx.min(index % self.tiles * self.rows, const(self.layer.batch - self.rows))
+        first = index % self.tiles
+        if self.layer.batch:
+            first = tirx.min(first * self.rows, const(self.layer.batch - self.rows))
         lstm = self.layer.kind == "LSTM"
         statements = [alloc(self.state), alloc(self.new)]
         statements += [alloc(self.cell)] if lstm else []
@@ -167,15 +191,13 @@ class _Kernel:
         if lstm:
             statements.append(self._copied(self.first_cell, [direction], first, self.cell))
         step = self._gru_step if len(self.weights) > 1 else self._step
-        statements.append(loop("turn", self.layer.steps, lambda turn: step(turn, direction, first)))
-        if lstm:
+        statements.append(_over("turn", self.steps, lambda turn: step(turn, direction, first)))
+        kept = [(self.state, self.last)] + ([(self.cell, self.last_cell)] if lstm else [])
+        for source, result in kept:
             statements.append(
                 self._rows(
-                    lambda row, unit, size: vstore(
-                        self.last_cell,
-                        vload(self.cell, [row, unit], size),
-                        [direction, first + row, unit],
-                        size,
+                    lambda row, unit, size, source=source, result=result: vstore(
+                        result, vload(source, [row, unit], size), [direction, first + row, unit], size
                     )
                 )
             )
@@ -257,8 +279,8 @@ class _Kernel:
     def _seen(self, turn: Expr, direction: Expr) -> Expr:
         """The place in the sequence of step ``turn``."""
         if self.layer.directions == 2:
-            return turn + direction * (self.layer.steps - 1 - turn * 2)
-        return self.layer.steps - 1 - turn if self.layer.backward else turn
+            return turn + direction * (self.steps - 1 - turn * 2)
+        return self.steps - 1 - turn if self.layer.backward else turn
 
     def _input(self, seen: Expr, batch: Expr, direction: Expr, gate: int, unit: Expr) -> Expr:
         column = direction * (self.layer.gates * self.layer.hidden) + gate * self.layer.hidden + unit

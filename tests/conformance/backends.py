@@ -14,24 +14,16 @@ Run = Callable[[Sequence[Any]], list[Any]]
 
 
 def dlcomp(model: onnx.ModelProto, inputs: Sequence[Any]) -> Run:
-    """Load with the shapes of ``inputs``, compile for this machine.
-
-    Inputs that decide about shapes are fixed when the network is loaded, as dimensions are.
-    """
+    """Load with the shapes of ``inputs``, compile for this machine."""
     import dlcomp
 
     values = _inputs(model)
-    fixed = {
-        value.name: given
-        for value, given in zip(values, inputs, strict=False)
-        if isinstance(given, np.ndarray) and value.name in _deciding(model) and not __import__('os').environ.get('NOFIX')
-    }
     shapes = {
         value.name: np.shape(given)
         for value, given in zip(values, inputs, strict=False)
-        if isinstance(given, np.ndarray) and _is_symbolic(value) and value.name not in fixed
+        if isinstance(given, np.ndarray) and _is_symbolic(value)
     }
-    artifact = dlcomp.load(model, shapes=shapes, values=fixed).compile("host")
+    artifact = dlcomp.load(model, shapes=shapes).compile("host")
     wanted = [spec.name for spec in artifact.signature.inputs]
 
     def run(arrays: Sequence[Any]) -> list[Any]:
@@ -39,54 +31,6 @@ def dlcomp(model: onnx.ModelProto, inputs: Sequence[Any]) -> Run:
         return list(artifact.run({name: given[name] for name in wanted}).values())
 
     return run
-
-
-# Operands, by operator, whose values decide about the shape of a result or about which axes are meant.
-_DECIDING = {
-    "AffineGrid": (1,),
-    "BlackmanWindow": (0,),
-    "CenterCropPad": (1,),
-    "Col2Im": (1, 2),
-    "ConstantOfShape": (0,),
-    "CumProd": (1,),
-    "CumSum": (1,),
-    "DFT": (1, 2),
-    "Dropout": (1, 2),
-    "Expand": (1,),
-    "HammingWindow": (0,),
-    "HannWindow": (0,),
-    "Loop": (0, 1),
-    "MaxUnpool": (2,),
-    "MelWeightMatrix": (0, 1, 2, 3, 4),
-    "OneHot": (1,),
-    "Pad": (1, 3),
-    "Range": (0, 1, 2),
-    "Reshape": (1,),
-    "Resize": (1, 2, 3),
-    "STFT": (1, 3),
-    "SequenceAt": (1,),
-    "SequenceErase": (1,),
-    "SequenceInsert": (2,),
-    "Slice": (1, 2, 3, 4),
-    "Split": (1,),
-    "SplitToSequence": (1,),
-    "Squeeze": (1,),
-    "Tile": (1,),
-    "TopK": (1,),
-    "Trilu": (1,),
-    "Unsqueeze": (1,),
-    "Upsample": (1,),
-}
-
-
-def _deciding(model: onnx.ModelProto) -> set[str]:
-    found = set()
-    for node in model.graph.node:
-        places = _DECIDING.get(node.op_type, ())
-        if node.op_type.startswith("Reduce"):
-            places = (1,)
-        found |= {node.input[i] for i in places if i < len(node.input)}
-    return found
 
 
 def onnxruntime(model: onnx.ModelProto, inputs: Sequence[Any]) -> Run:

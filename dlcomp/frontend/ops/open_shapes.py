@@ -1,6 +1,7 @@
 """Operators whose result has a shape given by an operand, where that is an expression of open dimensions.
 
-A converter takes the Relax operands and the known elements of each (None for data), and the attributes.
+A converter takes the block builder, the Relax operands, the known elements of each (None for data), and the
+attributes.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import Any
 
 import numpy as np
 from onnx import numpy_helper
-from tvm import relax
+from tvm import relax, te, tirx
 
 from dlcomp.frontend.ops.arithmetic import shape_of
 from dlcomp.frontend.recurrent import text
-from dlcomp.frontend.symbolic import Dim, divided, is_open, product, surely_equal
+from dlcomp.frontend.symbolic import Dim, divided, is_open, product, simplified, surely_equal, whole
 
 Known = Sequence[np.ndarray | None]
 _ENDLESS = 2**31 - 1
@@ -48,7 +49,7 @@ def _dims(known: Known, place: int) -> list[Dim] | None:
     return values
 
 
-def _reshape(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
+def _reshape(builder: Any, inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
     x, wanted = inputs[0], _dims(known, 1)
     if wanted is None:
         return None
@@ -69,7 +70,7 @@ def _reshape(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
     return relax.op.reshape(x, shape_expr(wanted))
 
 
-def _expand(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
+def _expand(builder: Any, inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
     x, wanted = inputs[0], _dims(known, 1)
     if wanted is None:
         return None
@@ -83,7 +84,7 @@ def _expand(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
     return relax.op.broadcast_to(x, shape_expr(dims))
 
 
-def _constant_of_shape(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
+def _constant_of_shape(builder: Any, inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
     dims = _dims(known, 0)
     if dims is None:
         return None
@@ -91,7 +92,7 @@ def _constant_of_shape(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> A
     return relax.op.full(shape_expr(dims), relax.const(filling.reshape(())), str(filling.dtype))
 
 
-def _range(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
+def _range(builder: Any, inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
     bounds = [_dims(known, place) for place in range(3)]
     if any(b is None for b in bounds):
         return None
@@ -99,7 +100,7 @@ def _range(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
     return relax.op.arange(start, end, step, "int64")
 
 
-def _tile(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
+def _tile(builder: Any, inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
     repeats = _dims(known, 1)
     if repeats is None:
         return None
@@ -112,7 +113,7 @@ def _tile(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
     return relax.op.reshape(x, shape_expr([dim * count for dim, count in zip(given, repeats, strict=True)]))
 
 
-def _slice(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
+def _slice(builder: Any, inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
     """Steps and starts are numbers; an end may be open."""
     x = inputs[0]
     given = shape_of(x)
@@ -125,22 +126,42 @@ def _slice(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
     else:
         starts, ends = list(attrs["starts"]), list(attrs["ends"])
         axes, steps = list(attrs.get("axes", range(len(starts)))), [1] * len(starts)
-    begin: list[Dim] = []
-    stop: list[Dim] = []
+    begin: list[Dim] = [0] * len(given)
+    stride = [1] * len(given)
+    dims = list(given)
     for start, end, place, step in zip(starts, ends, axes, steps, strict=True):
-        size = given[int(place) % len(given)]
+        axis = int(place) % len(given)
         if not isinstance(step, int) or step < 1:
             raise ValueError("a negative step along an open dimension is not supported")
-        begin.append(size + start if isinstance(start, int) and start < 0 else start)
-        if isinstance(end, int) and end >= _ENDLESS:
-            stop.append(size)
-        else:
-            stop.append(size + end if isinstance(end, int) and end < 0 else end)
-    bounds = [[relax.prim_value(v) for v in values] for values in (begin, stop, steps)]
-    return relax.op.strided_slice(x, [int(a) for a in axes], *bounds)
+        begin[axis], stride[axis] = _bound(start, given[axis]), step
+        length = simplified(_bound(end, given[axis]) - begin[axis])
+        count = divided(length + (step - 1), step)
+        dims[axis] = max(0, count) if isinstance(count, int) else simplified(tirx.max(count, whole(0)))
+
+    def define(t: Any) -> Any:
+        return te.compute(
+            tuple(dims),
+            lambda *i: t(*(at * step + low for at, step, low in zip(i, stride, begin, strict=True))),
+            name="slice",
+        )
+
+    return builder.emit_te(define, builder.normalize(x), primfunc_name_hint="slice")
 
 
-def _resize(inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
+def _bound(place: Dim, size: Dim) -> Dim:
+    """A start or end as ONNX means it: from the end if it is negative, and inside the dimension."""
+    if isinstance(place, int) and isinstance(size, int):
+        return min(max(place + size if place < 0 else place, 0), size)
+    if isinstance(place, int):
+        if place >= _ENDLESS:
+            return size
+        if place == 0 or place <= -_ENDLESS:
+            return 0
+        return simplified(tirx.max(size + place, whole(0)) if place < 0 else tirx.min(size, whole(place)))
+    return place
+
+
+def _resize(builder: Any, inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
     """Images enlarged or made smaller by a ratio, or to a size."""
     x = inputs[0]
     given = shape_of(x)
@@ -195,7 +216,7 @@ def _scaled(dim: Dim, scale: float) -> Dim:
     return divided(dim * ratio.numerator, ratio.denominator)
 
 
-CONVERTERS: Mapping[str, Callable[[Any, Known, Mapping[str, Any]], Any]] = {
+CONVERTERS: Mapping[str, Callable[[Any, Any, Known, Mapping[str, Any]], Any]] = {
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
     "Range": _range,

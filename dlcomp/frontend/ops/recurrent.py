@@ -57,7 +57,7 @@ class _Layer:
     def convert(self) -> Any:
         states = (self.directions, self.batch, self.hidden)
         arguments = [self._projected(), self.operands[2], self._first(5, states)]
-        types = [relax.TensorType((self.steps, *states), "float32")]
+        types = [relax.TensorType((self.steps, *states), "float32"), relax.TensorType(states, "float32")]
         if self.kind == "LSTM":
             arguments.append(self._first(6, states))
             types.append(relax.TensorType(states, "float32"))
@@ -65,24 +65,21 @@ class _Layer:
             arguments.append(self._inside())
         fields = {
             "kind": self.kind,
-            "steps": self.steps,
-            "batch": self.batch,
+            "steps": self.steps if isinstance(self.steps, int) else 0,
+            "batch": self.batch if isinstance(self.batch, int) else 0,
             "hidden": self.hidden,
             "directions": self.directions,
             "backward": self.direction == "reverse",
             "reset_after": self.reset_after,
             "activations": ",".join(self.activations),
         }
-        # Two results also where one is wanted, so that all kinds look alike.
         returned = relax.TupleType(types)
         call = relax.call_pure_packed(
             RECURRENCE, *arguments, StringImm(json.dumps(fields)), ty_args=[returned]
         )
         result = self.emit(call)
-        y = self.emit(result[0])
-        outputs = [self._ordered(y, [2, 0, 1, 3]), self._ordered(self._last(y), [1, 0, 2])]
-        if self.kind == "LSTM":
-            outputs.append(self._ordered(self.emit(result[1]), [1, 0, 2]))
+        y, *last = [self.emit(result[place]) for place in range(len(types))]
+        outputs = [self._ordered(y, [2, 0, 1, 3]), *(self._ordered(state, [1, 0, 2]) for state in last)]
         return relax.Tuple([self.emit(output) for output in outputs])
 
     def _ordered(self, value: Any, order: list[int]) -> Any:
@@ -125,21 +122,13 @@ class _Layer:
             return relax.const(np.zeros((self.directions, self.hidden), "float32"))
         return self._columns(self._halves()[1], 2 * self.hidden, 3 * self.hidden)
 
-    def _first(self, place: int, states: Sequence[int]) -> Any:
+    def _first(self, place: int, states: Sequence[Any]) -> Any:
         given = self.operands[place]
+        if given is None and not isinstance(self.batch, int):
+            return self.emit(relax.op.zeros(relax.ShapeExpr(list(states)), "float32"))
         if given is None:
             return relax.const(np.zeros(states, "float32"))
         return self.emit(relax.op.permute_dims(given, [1, 0, 2])) if self.batch_first else given
-
-    def _last(self, y: Any) -> Any:
-        """(directions, batch, hidden): the states after the last step of each direction."""
-        ends = {"forward": [-1], "reverse": [0], "bidirectional": [-1, 0]}[self.direction]
-        parts = []
-        for direction, step in enumerate(ends):
-            begin = self.steps - 1 if step else 0
-            part = relax.op.strided_slice(y, [0, 1], [begin, direction], [begin + 1, direction + 1])
-            parts.append(self.emit(relax.op.squeeze(self.emit(part), [0])))
-        return parts[0] if len(parts) == 1 else self.emit(relax.op.concat(parts, axis=0))
 
 
 CONVERTERS: Mapping[str, Any] = {kind: _converter(kind) for kind in GATES}
