@@ -19,6 +19,7 @@ import onnx.inliner
 from onnx import numpy_helper
 
 from dlcomp.frontend.bodies import inline_bodies
+from dlcomp.frontend.contrib import standardise
 from dlcomp.frontend.fold import fold, replace_nodes
 from dlcomp.frontend.unroll import has_loops, unroll
 
@@ -43,7 +44,7 @@ def simplify(network: onnx.ModelProto) -> onnx.ModelProto:
     The inputs and outputs keep their names, order and types. If onnxsim fails or what it made is not
     sound, the network comes back with its constants folded only.
     """
-    plain = normalise(inline_bodies(normalise(network)))
+    plain = normalise(inline_bodies(normalise(standardise(network))))
     fold(plain)
     # What is folded may decide about the next branch or the number of turns of the next loop.
     for _ in range(_DEEPEST):

@@ -23,7 +23,7 @@ from dlcomp.target import Target
 
 Expr = Any
 # Who computes a workload: a template and its knobs, or None.
-Choose = Callable[[Workload], Any]
+Choose = Callable[..., Any]
 # Element-wise operators may be fused behind a function of this pattern (TVM's kOutEWiseFusable).
 _FUSABLE = {"op_pattern": 4}
 
@@ -35,7 +35,11 @@ def lower(
 
     ``records`` say which template and knobs were measured to be the best; the rest is estimated.
     """
-    choose = functools.partial(select, target=target, without=without, records=records)
+
+    def choose(workload: Workload, exact: bool = False) -> Any:
+        refused = {*without, *(("conv2d.winograd",) if exact else ())}
+        return select(workload, target, refused, records)
+
     table = {f"relax.{name}": function for name, function in ELEMENTWISE.items()}
     table |= {
         "relax.nn.conv2d": lambda bb, call: _conv2d(bb, call, choose),
@@ -108,6 +112,9 @@ def _conv2d(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
         weight = constant(array.reshape(co, ci).T)
     else:
         workload = Conv2d(n, h, w, ci, out[1], out[2], co // groups, **geometry, groups=groups)
+        if np.array_equal(array, np.rint(array)):
+            # Whole weights are those of integer arithmetic in float32, which minimal filtering would round.
+            return _anchored(bb, call, workload, functools.partial(choose, exact=True), [data, weight])
     return _anchored(bb, call, workload, choose, [data, weight])
 
 

@@ -1,6 +1,8 @@
 """Integer operators of ONNX, exactly as it defines them: wide accumulators, then one rounding to even.
 
-Operands become 32-bit integers less their zero points; products and sums of those are exact.
+Operands become numbers less their zero points; products and sums of those are exact. They are float32 where the
+weights prove that no sum can leave the 24 bits that float32 holds exactly: its kernels are faster than those of
+32-bit integers. Otherwise they are int32.
 """
 
 from __future__ import annotations
@@ -11,15 +13,33 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from dlcomp.frontend.ops.arithmetic import dtype_of, shape_of
+from dlcomp.frontend.ops.arithmetic import constant_of, dtype_of, shape_of
 
 
-def _centred(x: Any, zero: Any, axis: int | None = None) -> Any:
-    """``x - zero`` as int32; a zero point of more than one element lies along ``axis``."""
-    wide = relax.op.astype(x, "int32")
+# Whole numbers up to here are exact in float32, and so is every sum of them that stays below.
+_EXACT = 1 << 24
+
+
+def _centred(x: Any, zero: Any, axis: int | None = None, kind: str = "int32") -> Any:
+    """``x - zero`` as ``kind``; a zero point of more than one element lies along ``axis``."""
+    wide = relax.op.astype(x, kind)
     if zero is None:
         return wide
-    return relax.op.subtract(wide, _along(zero, axis, len(shape_of(x)), "int32"))
+    return relax.op.subtract(wide, _along(zero, axis, len(shape_of(x)), kind))
+
+
+def _accumulator(x: Any, x_zero: Any, w: Any, w_zero: Any, reduced: tuple[int, ...], w_axis: int) -> str:
+    """float32 if every sum of products over the axes ``reduced`` of ``w`` is exact in it, else int32."""
+    weight = constant_of(w)
+    zeros = [np.zeros(1, np.int64) if z is None else constant_of(z) for z in (x_zero, w_zero)]
+    if weight is None or zeros[0] is None or zeros[1] is None:
+        return "int32"
+    info = np.iinfo(dtype_of(x))
+    largest = max(abs(int(edge) - int(z)) for edge in (info.min, info.max) for z in zeros[0].reshape(-1))
+    offset = zeros[1].astype(np.int64).reshape(-1)
+    shape = [offset.size if d == w_axis % weight.ndim else 1 for d in range(weight.ndim)]
+    centred = np.abs(weight.astype(np.int64) - offset.reshape(shape))
+    return "float32" if int(centred.sum(axis=reduced).max(initial=0)) * largest < _EXACT else "int32"
 
 
 def _along(value: Any, axis: int | None, rank: int, cast: str = "") -> Any:
@@ -44,19 +64,22 @@ def _requantized(total: Any, scale: Any, zero: Any, axis: int | None, rank: int)
     return relax.op.astype(relax.op.clip(value, float(info.min), float(info.max)), kind)
 
 
-def _product(a: Any, b: Any) -> Any:
-    return relax.op.matmul(a, b, out_dtype="int32")
+def _product(a: Any, a_zero: Any, b: Any, b_zero: Any) -> Any:
+    kind = "int32"
+    if len(shape_of(b)) >= 2:
+        kind = _accumulator(a, a_zero, b, b_zero, (-2,), -1)
+    return relax.op.matmul(_centred(a, a_zero, -2, kind), _centred(b, b_zero, -1, kind), out_dtype=kind)
 
 
 def _mat_mul_integer(inputs: Any, attrs: dict[str, Any]) -> Any:
     a, b = inputs[0], inputs[1]
     a_zero, b_zero = (inputs[i] if len(inputs) > i else None for i in (2, 3))
-    return _product(_centred(a, a_zero, -2), _centred(b, b_zero, -1))
+    return relax.op.astype(_product(a, a_zero, b, b_zero), "int32")
 
 
 def _q_linear_mat_mul(inputs: Any, attrs: dict[str, Any]) -> Any:
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = inputs[:8]
-    total = _product(_centred(a, a_zero, -2), _centred(b, b_zero, -1))
+    total = _product(a, a_zero, b, b_zero)
     rank = max(len(shape_of(a)), len(shape_of(b)))
     left, right, out = (
         _along(scale, axis, rank, "float32") for scale, axis in ((a_scale, -2), (b_scale, -1), (y_scale, -1))
@@ -65,10 +88,11 @@ def _q_linear_mat_mul(inputs: Any, attrs: dict[str, Any]) -> Any:
 
 
 def _convolution(x: Any, x_zero: Any, w: Any, w_zero: Any, attrs: dict[str, Any]) -> Any:
-    """An int32 convolution of centred operands: what it pads with is the zero point."""
+    """A convolution of centred operands: what it pads with is the zero point."""
     dims, kernel = shape_of(x), shape_of(w)[2:]
-    x, w = _centred(x, x_zero), _centred(w, w_zero, 0)
     rank = len(kernel)
+    kind = _accumulator(x, x_zero, w, w_zero, tuple(range(1, 2 + rank)), 0)
+    x, w = _centred(x, x_zero, None, kind), _centred(w, w_zero, 0, kind)
     strides = [int(v) for v in attrs.get("strides", [1] * rank)]
     dilations = [int(v) for v in attrs.get("dilations", [1] * rank)]
     pads = [int(v) for v in attrs.get("pads", [0] * (2 * rank))]
@@ -85,13 +109,13 @@ def _convolution(x: Any, x_zero: Any, w: Any, w_zero: Any, attrs: dict[str, Any]
         raise ValueError(f"integer convolutions over {rank} dimensions are not supported")
     op = relax.op.nn.conv2d if rank == 2 else relax.op.nn.conv1d
     groups = int(attrs.get("group", 1))
-    return op(x, w, strides=strides, padding=pads, dilation=dilations, groups=groups, out_dtype="int32")
+    return op(x, w, strides=strides, padding=pads, dilation=dilations, groups=groups, out_dtype=kind)
 
 
 def _conv_integer(inputs: Any, attrs: dict[str, Any]) -> Any:
     x, w = inputs[0], inputs[1]
     x_zero, w_zero = (inputs[i] if len(inputs) > i else None for i in (2, 3))
-    return _convolution(x, x_zero, w, w_zero, attrs)
+    return relax.op.astype(_convolution(x, x_zero, w, w_zero, attrs), "int32")
 
 
 def _q_linear_conv(inputs: Any, attrs: dict[str, Any]) -> Any:
@@ -100,7 +124,8 @@ def _q_linear_conv(inputs: Any, attrs: dict[str, Any]) -> Any:
     total = _convolution(x, x_zero, w, w_zero, attrs)
     rank = len(shape_of(x))
     if bias is not None:
-        total = relax.op.add(total, _along(bias, 1, rank))
+        # The sum with the bias may need more bits than float32 has.
+        total = relax.op.add(relax.op.astype(total, "int32"), _along(bias, 1, rank))
     given, weight, out = (_along(s, 1, rank, "float32") for s in (x_scale, w_scale, y_scale))
     return _requantized(total, relax.op.divide(relax.op.multiply(given, weight), out), y_zero, 1, rank)
 
