@@ -2,8 +2,8 @@
 
 They are what its quantizer and its graph optimizer emit. Quantized operators become what they mean: their
 operands dequantized, the operator in float32, the result quantized; products of integers stay products of
-integers. onnxruntime's kernels scale before they add, so that a result that lies half way between two steps may
-be one step away from its.
+integers. onnxruntime's kernels scale before they add, so that a result that lies half way between two steps
+may be one step away from its.
 """
 
 from __future__ import annotations
@@ -82,13 +82,17 @@ class Rewrite:
         name = self.operand(place)
         if name not in self.stored:
             raise ValueError(f"operand {place} of {self.node.op_type} {self.node.name!r} must be a constant")
-        return numpy_helper.to_array(self.stored[name])
+        return np.asarray(numpy_helper.to_array(self.stored[name]))
 
     def copied(self, *names: str) -> dict[str, Any]:
         """Some of the node's attributes, as they are."""
         return {name: self.attributes[name] for name in names if name in self.attributes}
 
     # -- quantization ----------------------------------------------------------------------------------------
+
+    def reals(self, place: int) -> str:
+        """The operand at ``place``, whose scale and zero follow it, in float32."""
+        return self.real(self.operand(place), self.operand(place + 1), self.operand(place + 2))
 
     def real(self, x: str, scale: str, zero: str, axis: int | None = None) -> str:
         """(x - zero) * scale in float32; scale and zero are numbers, or rows along ``axis``."""
@@ -121,7 +125,7 @@ def _binary(kind: str) -> Callable[[Rewrite], None]:
     """A, its scale and zero, B, its scale and zero, the result's scale and zero."""
 
     def rule(r: Rewrite) -> None:
-        a, b = (r.real(*(r.operand(place + i) for i in range(3))) for place in (0, 3))
+        a, b = r.reals(0), r.reals(3)
         r.quantized(r.op(kind, a, b), r.operand(6), r.operand(7), r.out)
 
     return rule
@@ -131,7 +135,7 @@ def _unary(write: Callable[[Rewrite, str], str]) -> Callable[[Rewrite], None]:
     """X, its scale and zero, the result's scale and zero."""
 
     def rule(r: Rewrite) -> None:
-        x = r.real(*(r.operand(i) for i in range(3)))
+        x = r.reals(0)
         r.quantized(write(r, x), r.operand(3), r.operand(4), r.out)
 
     return rule
@@ -160,13 +164,13 @@ def _reduce_mean(r: Rewrite, x: str) -> str:
 
 def _concat(r: Rewrite) -> None:
     """The result's scale and zero, then every part with its own."""
-    parts = [r.real(*(r.operand(place + i) for i in range(3))) for place in range(2, len(r.node.input), 3)]
+    parts = [r.reals(place) for place in range(2, len(r.node.input), 3)]
     joined = r.op("Concat", *parts, axis=int(r.attributes["axis"]))
     r.quantized(joined, r.operand(0), r.operand(1), r.out)
 
 
 def _where(r: Rewrite) -> None:
-    x, y = (r.real(*(r.operand(place + i) for i in range(3))) for place in (1, 4))
+    x, y = r.reals(1), r.reals(4)
     r.quantized(r.op("Where", r.operand(0), x, y), r.operand(7), r.operand(8), r.out)
 
 

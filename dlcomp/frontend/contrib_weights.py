@@ -1,4 +1,4 @@
-"""Weights of a few bits an element, as onnxruntime's weight-only quantizer packs them, unpacked to float32."""
+"""Weights of a few bits an element, as onnxruntime's weight-only quantizer packs them, in float32."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def unpacked(data: np.ndarray, bits: int) -> np.ndarray:
         return data.astype(np.uint8)
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     parts = (data[..., None].astype(np.uint8) >> shifts) & np.uint8((1 << bits) - 1)
-    return parts.reshape(*data.shape[:-1], -1)
+    return np.asarray(parts).reshape(*data.shape[:-1], -1)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class MatrixOfBits:
         whole = unpacked(self.data.reshape(self.columns, blocks, -1), self.bits)[..., : self.block]
         scales = self.scales.astype(np.float32).reshape(self.columns, blocks, 1)
         steps = whole.astype(np.float32) - self._zeros(blocks)
-        return (steps * scales).reshape(self.columns, -1)[:, : self.rows]
+        return np.asarray(steps * scales).reshape(self.columns, -1)[:, : self.rows]
 
     def _zeros(self, blocks: int) -> np.ndarray:
         """(columns, blocks, 1); the middle of the range without any."""
@@ -44,7 +44,7 @@ class MatrixOfBits:
             found = unpacked(self.zeros.reshape(self.columns, -1), self.bits)[:, :blocks]
         else:
             found = self.zeros.reshape(self.columns, blocks)
-        return found.astype(np.float32)[..., None]
+        return np.asarray(found, np.float32)[..., None]
 
 
 def rows_of_bits(

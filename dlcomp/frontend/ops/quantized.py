@@ -1,8 +1,8 @@
 """Integer operators of ONNX, exactly as it defines them: wide accumulators, then one rounding to even.
 
-Operands become numbers less their zero points; products and sums of those are exact. They are float32 where the
-weights prove that no sum can leave the 24 bits that float32 holds exactly: its kernels are faster than those of
-32-bit integers. Otherwise they are int32.
+Operands become numbers less their zero points; products and sums of those are exact. They are float32 where
+the weights prove that no sum can leave the 24 bits that float32 holds exactly: its kernels are faster than
+those of 32-bit integers. Otherwise they are int32.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 from tvm import relax
 
 from dlcomp.frontend.ops.arithmetic import constant_of, dtype_of, shape_of
-
 
 # Whole numbers up to here are exact in float32, and so is every sum of them that stays below.
 _EXACT = 1 << 24
