@@ -21,6 +21,7 @@ from onnx import numpy_helper
 from dlcomp.frontend.bodies import inline_bodies
 from dlcomp.frontend.contrib import standardise
 from dlcomp.frontend.fold import fold, replace_nodes
+from dlcomp.frontend.pooling import without_ceil_mode
 from dlcomp.frontend.unroll import has_loops, unroll
 
 # Loops and branches inside each other.
@@ -44,7 +45,7 @@ def simplify(network: onnx.ModelProto) -> onnx.ModelProto:
     The inputs and outputs keep their names, order and types. If onnxsim fails or what it made is not
     sound, the network comes back with its constants folded only.
     """
-    plain = normalise(inline_bodies(normalise(standardise(network))))
+    plain = normalise(inline_bodies(normalise(without_ceil_mode(standardise(network)))))
     fold(plain)
     # What is folded may decide about the next branch or the number of turns of the next loop.
     for _ in range(_DEEPEST):
