@@ -23,7 +23,6 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 _PACKAGES = (
     ("numpy", "numpy", "arrays", True),
     ("onnx", "onnx", "reading networks", True),
-    ("onnxsim", "onnxsim", "simplifying networks", True),
     ("xgboost", "xgboost", "the tuner's cost model", True),
     ("onnxruntime", "onnxruntime", "verify, bench --compare", False),
     ("ziglang", "", "linking shared libraries without a system compiler", False),

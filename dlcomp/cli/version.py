@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import metadata
 
-PACKAGES = ("dlcomp", "apache-tvm", "apache-tvm-ffi", "apache-tvm-ffi-orcjit", "numpy", "onnx", "onnxsim")
+PACKAGES = ("dlcomp", "apache-tvm", "apache-tvm-ffi", "apache-tvm-ffi-orcjit", "numpy", "onnx")
 
 
 def versions() -> str:

@@ -1,6 +1,6 @@
 """Is this network sound? ONNX's own checker and strict shape inference, with short messages.
 
-What passes here may go into the C++ of onnxsim and TVM, so the checks are stricter than ONNX's: tensor
+What passes here may go into the C++ of TVM, so the checks are stricter than ONNX's: tensor
 sizes, names and types that those libraries take on trust.
 """
 

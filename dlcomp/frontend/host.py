@@ -33,7 +33,7 @@ def call(
 ) -> list[Any]:
     """The Relax expressions of the results of ``node``.
 
-    ``operands`` are those named by :func:`taken`.
+    ``operands`` are those named by :func:`dlcomp.frontend.operators.taken`.
     ``results`` are the types that ONNX's inference gives; what it leaves open gets a new open dimension.
     """
     given = [
@@ -92,19 +92,6 @@ def _type_of(
         if tensor.HasField("shape"):
             return [None] * (len(tensor.shape.dim) + (place >= states)), int(tensor.elem_type)
     raise ValueError("the rank of its result depends on the data; fix what decides it: values={...}")
-
-
-def taken(node: onnx.NodeProto) -> list[str]:
-    """The names of all values that ``node`` takes, those that its bodies see outside included."""
-    names = dict.fromkeys(name for name in node.input if name)
-    for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-            own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-            for inner in graph.node:
-                names |= dict.fromkeys(name for name in taken(inner) if name not in own)
-                own |= set(inner.output)
-            names |= dict.fromkeys(value.name for value in graph.output if value.name not in own)
-    return list(names)
 
 
 def _numpy(operand: Any) -> Any:

@@ -16,7 +16,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 from dlcomp.frontend import host, symbolic
 from dlcomp.frontend.check import dtype_name
 from dlcomp.frontend.inference import inferred
-from dlcomp.frontend.operators import ON_HOST, deciding
+from dlcomp.frontend.operators import ON_HOST, deciding, taken
 from dlcomp.frontend.ops import CONVERTERS, open_shapes
 from dlcomp.frontend.ops.arithmetic import shape_of
 
@@ -108,7 +108,7 @@ class _OpenImporter(_Importer):
             self._nodes[node.output[0]] = None
             return
         own = open_shapes.CONVERTERS.get(node.op_type)
-        names = host.taken(node)
+        names = taken(node)
         self._materialise(names)
         if own is not None:
             attrs = self._parse_attr(node.attribute)

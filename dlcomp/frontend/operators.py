@@ -106,6 +106,19 @@ def deciding(node: onnx.NodeProto) -> list[str]:
     return [node.input[place] for place in places if place < len(node.input) and node.input[place]]
 
 
+def taken(node: onnx.NodeProto) -> list[str]:
+    """The names of all values that ``node`` takes, those that its bodies see outside included."""
+    names = dict.fromkeys(name for name in node.input if name)
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+            for inner in graph.node:
+                names |= dict.fromkeys(name for name in taken(inner) if name not in own)
+                own |= set(inner.output)
+            names |= dict.fromkeys(value.name for value in graph.output if value.name not in own)
+    return list(names)
+
+
 def describe_node(node: onnx.NodeProto, graph: onnx.GraphProto) -> str:
     """Operator, name and input shapes of a node, for messages."""
     known = {tensor.name: list(tensor.dims) for tensor in graph.initializer}

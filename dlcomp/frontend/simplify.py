@@ -1,49 +1,33 @@
-"""An ONNX network as TVM's importer likes it: constants folded, normalisations fused, nothing left over.
+"""An ONNX network as TVM's importer likes it: constants folded, bodies inlined, loops written out.
 
 Exporters leave chains such as Shape, Gather, Concat, Reshape; with bound shapes they are constants, and the
-importer needs them so. ``fold.py`` evaluates them, and onnxsim's graph passes do the rest (batch
-normalisation into convolutions, no-ops, dead ends, common subexpressions). onnxsim can fold as well, but
-through onnxruntime, which compiling must not need: its fallback fails on Constants before opset 12. Neither
-touches what reads a quantized weight's DequantizeLinear.
+importer needs them so. ``fold.py`` evaluates them. Nothing here touches what reads a quantized weight's
+DequantizeLinear.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-
+import numpy as np
 import onnx
 import onnx.inliner
 from onnx import numpy_helper
 
+from dlcomp.frontend.batch_norm import fold_batch_norm
 from dlcomp.frontend.bodies import inline_bodies
 from dlcomp.frontend.contrib import standardise
 from dlcomp.frontend.fold import fold, replace_nodes
+from dlcomp.frontend.operators import taken
 from dlcomp.frontend.pooling import without_ceil_mode
 from dlcomp.frontend.unroll import has_loops, unroll
 
 # Loops and branches inside each other.
 _DEEPEST = 16
 
-_LOG = logging.getLogger(__name__)
-
-# Fusions that change which layer is which, or put reshapes around a matrix product; the graph passes of
-# dlcomp decide on those.
-_SKIPPED = [
-    "fuse_matmul_add_bias_into_gemm",
-    "fuse_matmul_add_bias_into_gemm_batched",
-    "fuse_qkv",
-    "fuse_transpose_into_gemm",
-]
-
 
 def simplify(network: onnx.ModelProto) -> onnx.ModelProto:
     """An equivalent network that is easier to import; ``network`` (shapes bound, checked) is not changed.
 
-    The inputs and outputs keep their names, order and types. If onnxsim fails or what it made is not
-    sound, the network comes back with its constants folded only.
+    The inputs and outputs keep their names, order and types.
     """
     plain = normalise(inline_bodies(normalise(without_ceil_mode(standardise(network)))))
     fold(plain)
@@ -56,17 +40,9 @@ def simplify(network: onnx.ModelProto) -> onnx.ModelProto:
             break
         plain = normalise(inline_bodies(normalise(written)))
         fold(plain)
-    try:
-        folded = _onnxsim(plain)
-        onnx.checker.check_model(folded)
-        if _border(folded) != _border(plain):
-            raise ValueError("the inputs or outputs changed")
-    except Exception as error:
-        _LOG.warning("onnxsim could not simplify the network (%s); importing it as it is", error)
-        return plain
-    result = normalise(folded)
-    fold(result)
-    return result
+    fold_batch_norm(plain)
+    _drop_unread(plain.graph)
+    return plain
 
 
 def normalise(network: onnx.ModelProto) -> onnx.ModelProto:
@@ -96,17 +72,23 @@ def normalise(network: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def _onnxsim(network: onnx.ModelProto) -> onnx.ModelProto:
-    import onnxsim
-
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        folded, _ = onnxsim.simplify(
-            network,
-            skipped_optimizers=list(_SKIPPED),
-            skip_constant_folding=True,
-        )
-    return folded
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Remove the nodes and constants that no output depends on; operators there need no converter."""
+    read = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if read.isdisjoint(node.output):
+            continue
+        kept.append(node)
+        read.update(taken(node))
+    replace_nodes(graph, kept[::-1])
+    unread = [tensor for tensor in graph.initializer if tensor.name not in read]
+    if unread:
+        copies = [tensor for tensor in graph.initializer if tensor.name in read]
+        held = onnx.GraphProto()
+        held.initializer.extend(copies)
+        del graph.initializer[:]
+        graph.initializer.extend(held.initializer)
 
 
 def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
@@ -123,14 +105,4 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
     dtype = {"value_float": "float32", "value_floats": "float32", "value_int": "int64", "value_ints": "int64"}
     if attribute.name not in dtype:
         return None
-    import numpy as np
-
     return numpy_helper.from_array(np.array(value, dtype[attribute.name]), node.output[0])
-
-
-def _border(network: onnx.ModelProto) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    graph = network.graph
-    return (
-        [(value.name, value.type.tensor_type.elem_type) for value in graph.input],
-        [(value.name, value.type.tensor_type.elem_type) for value in graph.output],
-    )

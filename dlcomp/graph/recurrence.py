@@ -11,7 +11,8 @@ from tvm import IRModule, relax
 
 from dlcomp.frontend.ops.recurrent import RECURRENCE
 from dlcomp.graph.walk import array_of, constant, op_name, rebuild
-from dlcomp.schedules.cpu import recurrence
+from dlcomp.schedules.cpu.recurrence import kernel
+from dlcomp.schedules.cpu.recurrence_blocking import blocking, passes
 from dlcomp.schedules.workload import Recurrence
 from dlcomp.target import Target
 
@@ -33,9 +34,9 @@ def with_kernels(module: IRModule, target: Target) -> IRModule:
         if found is None:
             return call
         layer, (x, weight, *others) = found
-        blocks = recurrence.blocking(layer, target)
-        packed = [_packed(builder, layer, weight, group, blocks.width) for group in recurrence.passes(layer)]
-        function = builder.add_func(recurrence.kernel(layer, blocks, target), layer.kind.lower())
+        blocks = blocking(layer, target)
+        packed = [_packed(builder, layer, weight, group, blocks.width) for group in passes(layer)]
+        function = builder.add_func(kernel(layer, blocks, target), layer.kind.lower())
         (returned,) = call.ty_args
         types = list(returned.fields)
         return relax.call_tir(function, [x, *packed, *others], types)

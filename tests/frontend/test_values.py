@@ -44,9 +44,19 @@ def test_values_that_do_not_fit(values: dict[str, Any], reason: str) -> None:
         dlcomp.load(topk(), values=values)
 
 
-def test_without_the_value_the_message_says_what_to_do() -> None:
-    with pytest.raises(ModelError):
-        dlcomp.load(topk())
+def test_without_the_value_the_run_decides() -> None:
+    artifact = dlcomp.load(topk()).compile()
+    x = np.random.default_rng(0).standard_normal(artifact.signature.inputs[0].shape).astype("float32")
+    for k in (1, 3):
+        found = artifact.run({"x": x, "k": np.array([k])})["y"]
+        np.testing.assert_array_equal(found, -np.sort(-x, axis=1)[:, :k])
+
+
+def test_a_rank_that_the_run_decides_says_what_to_do() -> None:
+    node = helper.make_node("Reshape", ["x", "to"], ["y"])
+    network = model([node], [value("x", [6]), value("to", ["rank"], TensorProto.INT64)], [value("y", None)])
+    with pytest.raises(ModelError, match="values="):
+        dlcomp.load(network)
 
 
 def test_empty_tensors_pass_through() -> None:
