@@ -18,6 +18,7 @@ from dlcomp.frontend.contrib import standardise
 from dlcomp.frontend.fold import fold, replace_nodes
 from dlcomp.frontend.operators import taken
 from dlcomp.frontend.pooling import without_ceil_mode
+from dlcomp.frontend.sequences import without_sequences
 from dlcomp.frontend.unroll import has_loops, unroll
 
 # Loops and branches inside each other.
@@ -29,7 +30,8 @@ def simplify(network: onnx.ModelProto) -> onnx.ModelProto:
 
     The inputs and outputs keep their names, order and types.
     """
-    plain = normalise(inline_bodies(normalise(without_ceil_mode(standardise(network)))))
+    plain = normalise(without_ceil_mode(standardise(network)))
+    plain = normalise(inline_bodies(without_sequences(plain)))
     fold(plain)
     # What is folded may decide about the next branch or the number of turns of the next loop.
     for _ in range(_DEEPEST):
@@ -38,7 +40,7 @@ def simplify(network: onnx.ModelProto) -> onnx.ModelProto:
         written = unroll(plain)
         if written is plain:
             break
-        plain = normalise(inline_bodies(normalise(written)))
+        plain = normalise(inline_bodies(without_sequences(normalise(written))))
         fold(plain)
     fold_batch_norm(plain)
     _drop_unread(plain.graph)

@@ -106,4 +106,22 @@ def _reverse_sequence(inputs: Any, attrs: dict[str, Any]) -> Any:
     return relax.op.gather_elements(x, relax.op.broadcast_to(place, dims), axis=time)
 
 
-CONVERTERS: Mapping[str, Any] = {"OneHot": _one_hot, "Pad": _pad, "ReverseSequence": _reverse_sequence}
+def _slice(inputs: Any, attrs: dict[str, Any]) -> Any:
+    """As it was before opset 10: the bounds are attributes."""
+    if "starts" not in attrs:
+        return None
+    dims = shape_of(inputs[0])
+    axes = [int(a) % len(dims) for a in attrs.get("axes", range(len(attrs["starts"])))]
+    places = [
+        [min(max(int(v) + size if v < 0 else int(v), 0), size) for v, size in zip(bounds, sizes, strict=True)]
+        for bounds, sizes in ((attrs[name], [dims[a] for a in axes]) for name in ("starts", "ends"))
+    ]
+    return relax.op.strided_slice(inputs[0], axes, *places)
+
+
+CONVERTERS: Mapping[str, Any] = {
+    "OneHot": _one_hot,
+    "Pad": _pad,
+    "ReverseSequence": _reverse_sequence,
+    "Slice": _slice,
+}
