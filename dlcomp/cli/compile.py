@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dlcomp.cli.options import Json, ModelPath, Shapes, Verbose, parse_shapes
+from dlcomp.cli.options import Json, ModelPath, Shapes, Values, Verbose, parse_shapes
 from dlcomp.cli.output import show
 
 NAME = "compile"
@@ -23,6 +23,7 @@ def command(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: MODEL with .dlc, here.")
     ] = None,
     shape: Shapes = None,
+    values: Values = None,
     winograd: Annotated[
         bool, typer.Option("--winograd/--no-winograd", help="3x3 convolutions by minimal filtering.")
     ] = True,
@@ -40,7 +41,9 @@ def command(
     chosen = dlcomp.Target.parse(target)
     path = output or Path(f"{model.stem}.dlc")
     begin = time.perf_counter()
-    artifact = dlcomp.load(model, parse_shapes(shape)).compile(chosen, winograd=winograd, db=db)
+    artifact = dlcomp.load(model, parse_shapes(shape), values=values).compile(
+        chosen, winograd=winograd, db=db
+    )
     artifact.save(path)
     seconds = time.perf_counter() - begin
     report = {"artifact": str(path), "target": chosen, "bytes": path.stat().st_size, "seconds": seconds}

@@ -37,6 +37,10 @@ Shapes = Annotated[
         help="Shape of an input, as x:1,3,48,320; a name in it leaves a dimension open. Repeatable.",
     ),
 ]
+Values = Annotated[
+    Path | None,
+    typer.Option("--values", metavar="FILE", help="Inputs to fix (weights of Relay text): .npz or .params."),
+]
 RunShapes = Annotated[
     list[str] | None,
     typer.Option("--shape", metavar="NAME:DIMS", help="Shape of an input with open dimensions. Repeatable."),

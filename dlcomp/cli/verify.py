@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from dlcomp.cli.options import ArtifactPath, Inputs, Json, ModelPath, RunShapes, Seed, Verbose, read_inputs
+from dlcomp.cli.options import (
+    ArtifactPath,
+    Inputs,
+    Json,
+    ModelPath,
+    RunShapes,
+    Seed,
+    Values,
+    Verbose,
+    read_inputs,
+)
 from dlcomp.cli.output import show
 
 NAME = "verify"
@@ -17,6 +27,7 @@ def command(
     artifact: ArtifactPath,
     input: Inputs = None,
     shape: RunShapes = None,
+    values: Values = None,
     rtol: Annotated[
         float, typer.Option("--rtol", min=0, help="Largest error, relative to the output's range.")
     ] = 1e-4,
@@ -33,7 +44,7 @@ def command(
 
     opened = dlcomp.open(artifact)
     shapes = {spec.name: spec.shape for spec in opened.signature.inputs}
-    loaded = dlcomp.load(model, shapes)
+    loaded = dlcomp.load(model, shapes, values=values)
     arrays = read_inputs(input, opened.signature, seed=seed, shapes=shape)
     result = dlcomp.verify(loaded, opened, arrays, rtol=rtol, per_layer=per_layer, seed=seed)
     show(verify_table(result), result, json)

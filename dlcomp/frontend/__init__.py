@@ -19,21 +19,22 @@ def load(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     *,
-    values: Mapping[str, Any] | None = None,
+    values: Mapping[str, Any] | str | os.PathLike[str] | None = None,
 ) -> Model:
     """Read a network and import it into Relax.
 
     Parameters
     ----------
     source : path, bytes or onnx.ModelProto
-        The network. A proto is not changed. External data is read from the file's folder, so a
-        network that has some must be given as a path.
+        The network: ONNX, or the text of a Relay module. A proto is not changed. External data is read from
+        the file's folder, so a network that has some must be given as a path.
     shapes : mapping of str to sequence of int or str, optional
         The shapes of inputs, by name. A dimension that the file leaves symbolic and nobody gives a size stays
         open, as does one given as a name: the artifact then runs any size, and slower than one for this size.
-    values : mapping of str to array, optional
-        Inputs to fix: they become constants and are no inputs any more. What decides about shapes (the
-        axes of a reduction, the sizes of a Resize, the k of a TopK) must be known here.
+    values : mapping of str to array, or path, optional
+        Inputs to fix: they become constants and are no inputs any more, as the weights of Relay text. What
+        decides about shapes (the sizes of a Resize, the k of a TopK) makes a faster program if it is fixed.
+        A path is that of an .npz, or of a file of parameters that TVM wrote.
 
     Returns
     -------
@@ -55,11 +56,16 @@ def load(
     from dlcomp.frontend.relax_import import import_network
     from dlcomp.frontend.shapes import bind
     from dlcomp.frontend.simplify import simplify
-    from dlcomp.frontend.values import fix
+    from dlcomp.frontend.values import fix, from_file
 
-    network, name = read(source)
+    known = from_file(values) if isinstance(values, str | os.PathLike) else values or {}
+    network, name = read(source, known)
     check_network(network, name)
-    bound = infer(bind(fix(network, values or {}), shapes or {}), name)
+    # Parameters of Relay text are constants already.
+    stored = {tensor.name for tensor in network.graph.initializer}
+    inputs = {value.name for value in network.graph.input}
+    rest = {key: value for key, value in known.items() if key in inputs or key not in stored}
+    bound = infer(bind(fix(network, rest), shapes or {}), name)
     check_nodes(bound, name)
     model = import_network(simplify(bound), source=bound, name=name)
     return replace(model, path=os.fspath(source)) if isinstance(source, str | os.PathLike) else model

@@ -7,36 +7,44 @@ Everything that is wrong with the *file* is said here; what is wrong with the ne
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from dlcomp.errors import ModelError, UsageError
+from dlcomp.frontend.relay import is_relay
 
 _LIMIT_BYTES = 2**31 - 1
 
 
-def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+def read(
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto, values: Mapping[str, Any] | None = None
+) -> tuple[onnx.ModelProto, str]:
     """The network in ``source`` and a name for it (the file's stem, else the graph's name).
+
+    ``values`` are parameters of Relay text; those of an ONNX network are none of this function's business.
 
     Raises
     ------
     UsageError
         ``source`` is no existing file.
     ModelError
-        It is not an ONNX file, it is damaged, or its external data is missing or out of bounds.
+        It is neither ONNX nor Relay text, it is damaged, or its external data is missing or out of bounds.
     """
     if isinstance(source, onnx.ModelProto):
         network = onnx.ModelProto()
         network.CopyFrom(source)
         name, folder = network.graph.name or "model", None
     elif isinstance(source, bytes | bytearray | memoryview):
-        network = parse(bytes(source), "<bytes>")
+        data = bytes(source)
+        network = _relay(data, "main", values) if is_relay(data) else parse(data, "<bytes>")
         name, folder = network.graph.name or "model", None
     elif isinstance(source, str | os.PathLike):
         path = Path(source)
-        network = parse(_read_file(path), str(path))
+        data = _read_file(path)
+        network = _relay(data, path.stem, values) if is_relay(data) else parse(data, str(path))
         name, folder = path.stem, path.parent
     else:
         raise UsageError(
@@ -47,6 +55,16 @@ def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> tuple[onnx
         raise ModelError("the ONNX message holds no graph", where=name, hint="the file is incomplete")
     _load_external_data(network, folder, name)
     return network, name
+
+
+def _relay(data: bytes, name: str, values: Mapping[str, Any] | None) -> onnx.ModelProto:
+    from dlcomp.frontend.relay import to_onnx
+
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise ModelError(f"not text in UTF-8: {error}", where=name) from error
+    return to_onnx(text, name, values)
 
 
 def parse(data: bytes, where: str) -> onnx.ModelProto:

@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import difflib
+import os
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from dlcomp.errors import UsageError
+from dlcomp.errors import ModelError, UsageError
 from dlcomp.frontend.check import dtype_name, real_inputs
 from dlcomp.frontend.shapes import declared
+
+
+def from_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz``, or of a file of parameters that TVM wrote.
+
+    Raises
+    ------
+    UsageError
+        No such file.
+    ModelError
+        It is neither.
+    """
+    from dlcomp.frontend.relay.metadata import parameters_of
+
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if not data.startswith(b"PK"):
+        return parameters_of(data, str(path))
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise ModelError(f"not an .npz of plain arrays: {error}", where=str(path)) from error
 
 
 def fix(network: onnx.ModelProto, values: Mapping[str, Any]) -> onnx.ModelProto:
