@@ -35,6 +35,23 @@ class Signature:
 
 
 @dataclass(frozen=True)
+class TextStages:
+    """The parts of a network that work on strings, which compiled code does not know.
+
+    Attributes
+    ----------
+    signature : Signature
+        Of the whole network; strings have the dtype ``str``.
+    before, after : bytes or None
+        ONNX networks that the host runs before and after the compiled part.
+    """
+
+    signature: Signature
+    before: bytes | None = None
+    after: bytes | None = None
+
+
+@dataclass(frozen=True)
 class Step:
     """One thing that was done to a model: the pass, its options, and what it measured."""
 
@@ -62,6 +79,8 @@ class Model:
         The network as it was read (shapes bound), which ``verify`` runs as the reference.
     path : str or None
         The file that it was read from.
+    text : TextStages or None
+        What stands around ``module`` in a network with strings.
     """
 
     module: IRModule
@@ -70,6 +89,7 @@ class Model:
     history: tuple[Step, ...] = ()
     source: onnx.ModelProto | None = None
     path: str | None = None
+    text: TextStages | None = None
 
     def __str__(self) -> str:
         from dlcomp.report.describe import describe

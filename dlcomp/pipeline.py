@@ -77,6 +77,7 @@ def compile_model(
             model_name=model.name,
             history=model.history,
             source=model.path,
+            text=model.text,
         )
 
 

@@ -56,10 +56,13 @@ def load(
     from dlcomp.frontend.relax_import import import_network
     from dlcomp.frontend.shapes import bind
     from dlcomp.frontend.simplify import simplify
+    from dlcomp.frontend.text import has_text
     from dlcomp.frontend.values import fix, from_file
 
     known = from_file(values) if isinstance(values, str | os.PathLike) else values or {}
     network, name = read(source, known)
+    if has_text(network):
+        return _with_text(network, name, shapes, known, source)
     check_network(network, name)
     # Parameters of Relay text are constants already.
     stored = {tensor.name for tensor in network.graph.initializer}
@@ -69,3 +72,31 @@ def load(
     check_nodes(bound, name)
     model = import_network(simplify(bound), source=bound, name=name)
     return replace(model, path=os.fspath(source)) if isinstance(source, str | os.PathLike) else model
+
+
+def _with_text(
+    network: onnx.ModelProto,
+    name: str,
+    shapes: Mapping[str, Sequence[int | str]] | None,
+    values: Mapping[str, Any],
+    source: Any,
+) -> Model:
+    """The model of a network with strings: its numbers compiled, the rest beside it."""
+    import onnx
+
+    from dlcomp.errors import ModelError
+    from dlcomp.frontend.text import split
+
+    try:
+        onnx.checker.check_model(network)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(str(error).splitlines()[0], where=name) from error
+    core, stages = split(network, name)
+    inner = {value.name for value in core.graph.input}
+    model = load(
+        core,
+        {key: shape for key, shape in (shapes or {}).items() if key in inner},
+        values={key: value for key, value in values.items() if key in inner},
+    )
+    path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    return replace(model, name=name, source=network, text=stages, path=path)

@@ -8,7 +8,7 @@ dimensions of its own, so that the rest of the network is compiled as for any si
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -29,7 +29,7 @@ def call(
     node: onnx.NodeProto,
     operands: Mapping[str, Any],
     results: Mapping[str, onnx.ValueInfoProto],
-    opset: int,
+    opsets: Sequence[onnx.OperatorSetIdProto],
 ) -> list[Any]:
     """The Relax expressions of the results of ``node``.
 
@@ -51,7 +51,7 @@ def call(
             ],
             [helper.make_empty_tensor_value_info(name) for name in names],
         ),
-        opset_imports=[helper.make_opsetid("", opset)],
+        opset_imports=opsets,
         ir_version=10,
     )
     text = StringImm(base64.b64encode(model.SerializeToString()).decode())

@@ -16,7 +16,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 from dlcomp.frontend import host, symbolic
 from dlcomp.frontend.check import dtype_name
 from dlcomp.frontend.inference import inferred
-from dlcomp.frontend.operators import ON_HOST, deciding, taken
+from dlcomp.frontend.operators import deciding, runs_on_host, taken
 from dlcomp.frontend.ops import CONVERTERS, open_shapes
 from dlcomp.frontend.ops.arithmetic import shape_of
 
@@ -46,9 +46,10 @@ def to_relax(network: onnx.ModelProto) -> tuple[Any, dict[str, Any]]:
     shapes = {v.name: [extent(dim) for dim in v.type.tensor_type.shape.dim] for v in network.graph.input}
     importer = _Importer(shapes, "float32")
     stored = {tensor.name for tensor in network.graph.initializer}
-    if symbols or any(n.op_type in ON_HOST or not stored.issuperset(deciding(n)) for n in network.graph.node):
+    if symbols or any(runs_on_host(n) or not stored.issuperset(deciding(n)) for n in network.graph.node):
         graph = inferred(network)
         importer = _OpenImporter(shapes, "float32")
+        importer.opsets = list(network.opset_import)
         importer.types = {v.name: v for v in (*graph.value_info, *graph.output)}
     module = importer.from_onnx(network.graph, opset)
     return module, dict(importer._nodes)
@@ -85,6 +86,7 @@ class _OpenImporter(_Importer):
     """
 
     types: Mapping[str, onnx.ValueInfoProto]
+    opsets: list[onnx.OperatorSetIdProto]
 
     def _construct_nodes(self, graph: Any) -> None:
         self._known = {
@@ -117,9 +119,9 @@ class _OpenImporter(_Importer):
             if expr is not None:
                 self._nodes[node.output[0]] = self.bb.normalize(expr)
                 return
-        if node.op_type in ON_HOST or any(not self._is_known(name) for name in deciding(node)):
+        if runs_on_host(node) or any(not self._is_known(name) for name in deciding(node)):
             operands = {name: self._nodes[name] for name in names}
-            results = host.call(self.bb, node, operands, self.types, self.opset)
+            results = host.call(self.bb, node, operands, self.types, self.opsets)
             self._nodes.update({name: r for name, r in zip(node.output, results, strict=True) if name})
             return
         if node.op_type in _BROADCASTING:

@@ -41,7 +41,18 @@ OWN = frozenset(
 # Those that the host runs beside the compiled code, because the data decide the size of their results or
 # because no network spends its time in them.
 ON_HOST = frozenset(
-    "Compress DeformConv If Loop MelWeightMatrix NonMaxSuppression NonZero STFT Scan Unique".split()
+    """
+    Compress DeformConv If Loop MelWeightMatrix NonMaxSuppression NonZero STFT Scan TfIdfVectorizer Unique
+    """.split()
+)
+# Of ai.onnx.ml: what scikit-learn's and the tree libraries' exporters write.
+LEARNING = "ai.onnx.ml"
+LEARNING_ON_HOST = frozenset(
+    """
+    ArrayFeatureExtractor Binarizer FeatureVectorizer Imputer LabelEncoder LinearClassifier LinearRegressor
+    Normalizer OneHotEncoder SVMClassifier SVMRegressor Scaler TreeEnsemble TreeEnsembleClassifier
+    TreeEnsembleRegressor
+    """.split()
 )
 # The operands that decide what the result looks like; the host runs a node whose deciding operands are data.
 _DECIDING: Mapping[str, tuple[int, ...]] = {
@@ -168,4 +179,15 @@ def is_supported(node: onnx.NodeProto) -> bool:
     """Whether the importer has a converter for ``node``'s operator."""
     if node.domain in ("", "ai.onnx"):
         return node.op_type in STANDARD or node.op_type in OWN or node.op_type in ON_HOST
+    if node.domain == LEARNING:
+        return node.op_type in LEARNING_ON_HOST
     return node.domain == _CONTRIB_DOMAIN and node.op_type in CONTRIB
+
+
+def runs_on_host(node: onnx.NodeProto) -> bool:
+    """Whether the host runs ``node`` whatever its operands are."""
+    if node.op_type == "MaxPool" and len(node.output) > 1 and node.output[1]:
+        return True  # the places of the largest elements
+    if node.domain in ("", "ai.onnx"):
+        return node.op_type in ON_HOST
+    return node.domain == LEARNING and node.op_type in LEARNING_ON_HOST

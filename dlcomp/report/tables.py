@@ -109,13 +109,13 @@ def outputs_table(outputs: Mapping[str, np.ndarray]) -> RenderableType:
         table.add_column(column, overflow="fold")
     for name, array in outputs.items():
         shape = ", ".join(map(str, array.shape))
-        values = [f"{value:.6g}" for value in array.reshape(-1)[:4].tolist()]
+        values = [v if isinstance(v, str) else f"{v:.6g}" for v in array.reshape(-1)[:4].tolist()]
         table.add_row(name, array.dtype.name, f"[{shape}]", *_range(array), ", ".join(values))
     return table
 
 
 def _range(array: np.ndarray) -> list[str]:
-    if array.size == 0:
+    if array.size == 0 or array.dtype.kind in "OU":
         return ["", "", ""]
     with np.errstate(all="ignore"):
         wide = array.astype(np.float64)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlcomp.errors import ArtifactError, DlcompError, InternalError, UsageError
-from dlcomp.model import Signature, Step
+from dlcomp.model import Signature, Step, TextStages
 from dlcomp.runtime import compat, native, storage, testvector, threads
 from dlcomp.runtime.inputs import ordered
 from dlcomp.runtime.manifest import Manifest
 from dlcomp.runtime.session import Session
+from dlcomp.runtime.text import Stages
 from dlcomp.target import Target
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Artifact:
         self.path = path
         self._files = dict(files)
         self._session: Session | None = None
+        self._stages: Stages | None = None
         self._starting = threading.Lock()
 
     @staticmethod
@@ -60,6 +62,7 @@ class Artifact:
         model_name: str = "model",
         history: Sequence[Step] = (),
         source: str | os.PathLike[str] | None = None,
+        text: TextStages | None = None,
     ) -> Artifact:
         """Wrap a compiled program.
 
@@ -73,6 +76,8 @@ class Artifact:
             What was done to the model before.
         source : path, optional
             The model's file; its path and SHA-256 are recorded, so that ``verify`` and ``bench`` find it.
+        text : TextStages, optional
+            The parts on strings around the program.
         """
         arrays = [np.asarray(array, order="C") for array in program.weights]
         files: dict[str, bytes | memoryview] = {f"objects/{k}": v for k, v in program.objects.items()}
@@ -89,7 +94,11 @@ class Artifact:
             options=dict(options or {}),
             history=tuple(history),
             source=None if source is None else _source(Path(source)),
+            border=None if text is None else text.signature,
         )
+        if text is not None:
+            parts = {storage.BEFORE: text.before, storage.AFTER: text.after}
+            files |= {member: part for member, part in parts.items() if part is not None}
         artifact = Artifact(manifest, files, arrays)
         artifact._make_check()
         return artifact
@@ -97,7 +106,7 @@ class Artifact:
     @property
     def signature(self) -> Signature:
         """Inputs and outputs, in order."""
-        return self.manifest.signature
+        return self.manifest.border or self.manifest.signature
 
     @property
     def target(self) -> Target:
@@ -154,9 +163,19 @@ class Artifact:
         dict of str to numpy.ndarray
             New arrays, which no later run writes to.
         """
-        arrays = ordered(inputs, self.signature)
+        if self.manifest.border is None:
+            return self._compiled(inputs, threads)
+        if self._stages is None:
+            parts = (self._files.get(member) for member in (storage.BEFORE, storage.AFTER))
+            stages = TextStages(self.manifest.border, *(None if p is None else bytes(p) for p in parts))
+            self._stages = Stages(stages, self.manifest.signature)
+        return self._stages.run(inputs, lambda feed: self._compiled(feed, threads))
+
+    def _compiled(self, inputs: Mapping[str, Any], threads: int | None) -> dict[str, np.ndarray]:
+        signature = self.manifest.signature
+        arrays = ordered(inputs, signature)
         results = self.session()(arrays, self.threads if threads is None else threads)
-        return {spec.name: array for spec, array in zip(self.signature.outputs, results, strict=True)}
+        return {spec.name: array for spec, array in zip(signature.outputs, results, strict=True)}
 
     def bench(self, inputs: Mapping[str, Any] | None = None, **options: Any) -> BenchResult:
         """Measure the latency; see :func:`dlcomp.runtime.bench.bench`."""
@@ -194,7 +213,9 @@ class Artifact:
 
     def _make_check(self) -> None:
         error = self.refusal()
-        if any(isinstance(dim, str) for spec in self.signature.inputs for dim in spec.shape):
+        if self.manifest.border is not None:
+            entry = {"absent": "the network works on strings"}
+        elif any(isinstance(dim, str) for spec in self.signature.inputs for dim in spec.shape):
             entry = {"absent": "the inputs have open dimensions"}
         elif error is None:
             try:

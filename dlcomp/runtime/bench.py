@@ -135,6 +135,8 @@ def bench(
     """
     if min_runs < 1 or min_runs > _MAX_RUNS or min_time_s < 0 or warmup_s < 0:
         raise UsageError("min_runs must be at least 1 and times not negative")
+    if artifact.manifest.border is not None:
+        raise UsageError("the network works on strings; its parts on the host are not measured")
     feed = complete(artifact.signature, inputs)
     count = pool.check(artifact.threads if threads is None else threads)
     # The peer first: should its name or model be wrong, nothing has been measured in vain.

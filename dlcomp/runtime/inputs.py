@@ -116,6 +116,8 @@ def random_inputs(
 
 
 def _random(spec: TensorSpec, generator: np.random.Generator, shape: Sequence[int | str]) -> np.ndarray:
+    if spec.dtype == "str":
+        raise UsageError(f"input {spec.name!r} takes strings", hint="give the input itself")
     dtype = np.dtype(spec.dtype)
     sizes = [dim for dim in shape if isinstance(dim, int)]
     if len(sizes) < len(shape):

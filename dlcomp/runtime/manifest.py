@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,8 @@ class Manifest:
         How ``check.npz`` is to be read, or ``{"absent": reason}``.
     source : mapping or None
         ``path`` and ``sha256`` of the model file, where it is known.
+    border : Signature or None
+        That of the whole network, where parts on strings stand around the program.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Manifest:
     history: tuple[Step, ...] = ()
     check: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, str] | None = None
+    border: Signature | None = None
     members: Mapping[str, Member] = field(default_factory=dict)
 
     @property
@@ -102,6 +105,7 @@ class Manifest:
             "weights": [_plain(asdict(weight)) for weight in self.weights],
             "check": _plain(self.check),
             "source": _plain(self.source),
+            **({} if self.border is None else {"border": _plain(asdict(self.border))}),
             "members": {name: asdict(member) for name, member in self.members.items()},
         }
 
@@ -181,8 +185,20 @@ def _from_json(raw: Mapping[str, Any]) -> Manifest:
         ),
         check=_mapping(raw["check"]),
         source=None if raw["source"] is None else {k: _text(v) for k, v in _mapping(raw["source"]).items()},
+        border=None if raw.get("border") is None else _border(_mapping(raw["border"])),
         members=members,
     )
+
+
+def _border(raw: Mapping[str, Any]) -> Signature:
+    """Specs of strings among them, which have no size in bytes."""
+
+    def spec(item: Mapping[str, Any]) -> TensorSpec:
+        if item["dtype"] != "str":
+            return _spec(item)
+        return replace(_spec({**item, "dtype": "uint8"}), dtype="str")
+
+    return Signature(*(tuple(map(spec, raw[side])) for side in ("inputs", "outputs")))
 
 
 def _spec(raw: Mapping[str, Any]) -> TensorSpec:

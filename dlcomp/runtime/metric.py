@@ -38,6 +38,8 @@ def difference(found: np.ndarray, reference: np.ndarray) -> Difference:
     """How far ``found`` is from ``reference``."""
     if found.shape != reference.shape:
         return Difference(np.inf, problem=f"shape {found.shape} instead of {reference.shape}")
+    if reference.dtype.kind in "OU" and found.dtype.kind in "OU":
+        return _integers(found.astype(object), reference.astype(object))
     if found.dtype != reference.dtype:
         return Difference(np.inf, problem=f"dtype {found.dtype} instead of {reference.dtype}")
     if reference.dtype.kind not in "fV":  # V: bfloat16 and the like, registered by ml_dtypes

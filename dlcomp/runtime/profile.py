@@ -145,6 +145,8 @@ def profile(
     """
     if runs < 1 or warmup_s < 0:
         raise UsageError("runs must be at least 1 and warmup_s not negative")
+    if artifact.manifest.border is not None:
+        raise UsageError("the network works on strings; its parts on the host are not measured")
     feed = complete(artifact.signature, inputs)
     count = pool.check(artifact.threads if threads is None else threads)
     # The peaks first: their kernels and the model's must not warm up one another's caches.

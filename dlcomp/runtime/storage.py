@@ -17,6 +17,9 @@ from dlcomp.runtime.manifest import Manifest, Member, Weight, parse
 
 MANIFEST, WEIGHTS, CHECK = "manifest.json", "weights.bin", "check.npz"
 
+# ONNX networks on strings, which the host runs around the program.
+BEFORE, AFTER = "text/before.onnx", "text/after.onnx"
+
 # The manifest has the hashes of all other members; its own is here, as sha256sum writes it.
 MANIFEST_HASH = "manifest.sha256"
 
