@@ -14,12 +14,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
 from tvm import relax, tirx
 from tvm.ir import StringImm
 from tvm.ir.expr import GenericConst
 
 from dlcomp.frontend.check import dtype_name
+from dlcomp.frontend.operators import LEARNING
+from dlcomp.frontend.writer import attributes_of
 
 CALL = "dlcomp.host"
 
@@ -59,7 +61,9 @@ def call(
     for place, name in enumerate(node.output):
         if not name:
             continue
-        sizes, elements = _type_of(node, place, results.get(name))
+        first = operands[node.input[0]] if node.input else None
+        rank = len(first.ty.shape) if first is not None and first.ty.shape is not None else 0
+        sizes, elements = _type_of(node, place, results.get(name), rank)
         dims = [
             size or tirx.Var(f"{node.op_type.lower()}_{_plain(name)}_{axis}", "int64")
             for axis, size in enumerate(sizes)
@@ -76,7 +80,7 @@ def call(
 
 
 def _type_of(
-    node: onnx.NodeProto, place: int, inferred: onnx.ValueInfoProto | None
+    node: onnx.NodeProto, place: int, inferred: onnx.ValueInfoProto | None, rank: int
 ) -> tuple[list[int | None], int]:
     """The shape (None for a size that the data decide) and ONNX's element type of a result."""
     if inferred is not None and inferred.type.tensor_type.HasField("shape"):
@@ -91,7 +95,29 @@ def _type_of(
         tensor = value.type.tensor_type
         if tensor.HasField("shape"):
             return [None] * (len(tensor.shape.dim) + (place >= states)), int(tensor.elem_type)
+    if node.domain == LEARNING:
+        return _learned(node, place, rank)
     raise ValueError("the rank of its result depends on the data; fix what decides it: values={...}")
+
+
+def _learned(node: onnx.NodeProto, place: int, rank: int) -> tuple[list[int | None], int]:
+    """Ranks and types of ai.onnx.ml, which ONNX's inference does not know."""
+    attributes = attributes_of(node)
+    if node.op_type.endswith("Classifier"):
+        if place == 0:
+            texts = any("strings" in name and value for name, value in attributes.items())
+            if texts:
+                raise ValueError("labels that are strings must be outputs of the network")
+            return [None], TensorProto.INT64
+        return [None, None], TensorProto.FLOAT
+    if node.op_type == "LabelEncoder":
+        wide = any(name.startswith("values_int64s") for name in attributes)
+        return [None] * rank, TensorProto.INT64 if wide else TensorProto.FLOAT
+    if node.op_type == "OneHotEncoder":
+        return [None] * (rank + 1), TensorProto.FLOAT
+    if node.op_type in ("Scaler", "Normalizer", "Imputer", "Binarizer", "ArrayFeatureExtractor"):
+        return [None] * rank, TensorProto.FLOAT
+    return [None, None], TensorProto.FLOAT
 
 
 def _numpy(operand: Any) -> Any:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from dlcomp.errors import ModelError
 from dlcomp.frontend.check import dtype_name, real_inputs
 from dlcomp.frontend.inference import inferred
-from dlcomp.frontend.operators import label, taken
+from dlcomp.frontend.operators import label, qualified, taken
 from dlcomp.frontend.shapes import declared
 from dlcomp.model import Signature, TensorSpec, TextStages
 
@@ -69,8 +69,10 @@ def split(network: onnx.ModelProto, name: str) -> tuple[onnx.ModelProto, TextSta
             late.update(node.output)
     wanted = {value.name for value in graph.output}
     first = _part(network, before, _read((*core, *after), wanted), types, name)
-    middle = _part(network, core, _read(after, wanted), types, name)
     last = _part(network, after, wanted, types, name)
+    for part, some in ((first, before), (last, after)):
+        _require_known(part, bool(some), name)
+    middle = _part(network, core, _read(after, wanted), types, name)
     stages = TextStages(
         Signature(
             tuple(_spec(value) for value in real_inputs(graph)),
@@ -80,6 +82,20 @@ def split(network: onnx.ModelProto, name: str) -> tuple[onnx.ModelProto, TextSta
         last.SerializeToString() if after else None,
     )
     return middle, stages
+
+
+def _require_known(part: onnx.ModelProto, used: bool, name: str) -> None:
+    """Refuse operators that the host's evaluator does not have."""
+    from onnx.reference import ReferenceEvaluator
+
+    if not used:
+        return
+    try:
+        ReferenceEvaluator(part)
+    except Exception as error:  # it raises many kinds, each naming the operator
+        kinds = ", ".join(sorted({qualified(node) for node in part.graph.node}))
+        text = str(error).splitlines()[0][:160]
+        raise ModelError(f"the part on strings ({kinds}) cannot be evaluated: {text}", where=name) from error
 
 
 def _read(nodes: Iterable[onnx.NodeProto], wanted: set[str]) -> set[str]:

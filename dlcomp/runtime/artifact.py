@@ -145,7 +145,7 @@ class Artifact:
 
                     provide(self.sources, self.target.arch)
                 objects = [bytes(self._files[name]) for name in self.manifest.objects]
-                self._session = _session_type(self.target)(objects, self.weights, self.signature)
+                self._session = _session_type(self.target)(objects, self.weights, self.manifest.signature)
             return self._session
 
     def run(self, inputs: Mapping[str, Any], *, threads: int | None = None) -> dict[str, np.ndarray]:
