@@ -54,6 +54,11 @@ def standardise(network: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
+def rewrites(node: onnx.NodeProto) -> bool:
+    """Whether ``node`` is one that :func:`standardise` replaces."""
+    return _rule(node) is not None
+
+
 def _rule(node: onnx.NodeProto) -> Callable[[Rewrite], None] | None:
     return _RULES.get(node.op_type) if node.domain == DOMAIN else None
 

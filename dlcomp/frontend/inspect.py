@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 
 from dlcomp.frontend.bodies import refused
 from dlcomp.frontend.check import check_network, dtype_name, infer, real_inputs
+from dlcomp.frontend.coverage import handling
 from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.macs import count_macs
 from dlcomp.frontend.operators import UnsupportedOp, nodes, qualified
 from dlcomp.frontend.read import read, tensors
 from dlcomp.frontend.shapes import bind, declared
-from dlcomp.frontend.simplify import normalise, simplify
+from dlcomp.frontend.simplify import simplify
+from dlcomp.frontend.text import has_text, split
 from dlcomp.model import TensorSpec
 
 # Constants of these types are shapes, axes and flags, not weights.
@@ -41,6 +43,8 @@ class Inspection:
         Each symbolic dimension and the places that have it, like ``x[0]``; ``?`` has no name in the file.
     unsupported : tuple of UnsupportedOp
         What ``load`` would refuse. With unbound shapes this can list operators that folding would remove.
+    handling : mapping of str to str
+        How each operator is handled: the words of ``dlcomp.frontend.coverage``.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Inspection:
     ops: Mapping[str, int]
     symbols: Mapping[str, tuple[str, ...]]
     unsupported: tuple[UnsupportedOp, ...]
+    handling: Mapping[str, str] = field(default_factory=dict)
 
 
 def inspect(
@@ -65,23 +70,21 @@ def inspect(
     Raises
     ------
     UsageError, ModelError
-        As :func:`dlcomp.frontend.load`, but for unbound shapes and unsupported operators.
+        As :func:`dlcomp.frontend.load`, but for unsupported operators.
     """
     network, name = read(source)
+    whole = network
+    if has_text(network):
+        network, _ = split(network, name)
     check_network(network, name)
     symbols = _symbols(network.graph)
-    if shapes or not symbols:
-        typed = infer(bind(network, shapes or {}), name)
-        # Folding removes operators, and finds shapes that the graph as it is does not show.
-        plain = simplify(typed)
-        effective = _infer_loosely(plain)
-        given = real_inputs(typed.graph)
-    else:
-        plain = normalise(network)
-        effective = _infer_loosely(plain)
-        given = real_inputs(effective)
+    typed = infer(bind(network, shapes or {}), name)
+    # Folding removes operators, and finds shapes that the graph as it is does not show.
+    plain = simplify(typed)
+    effective = _infer_loosely(plain)
+    given = real_inputs((typed if network is whole else whole).graph)
     weights = [tensor for tensor in tensors(network.graph) if tensor.data_type not in _NOT_WEIGHTS]
-    counts = Counter(qualified(node) for node in nodes(network.graph))
+    counts = Counter(qualified(node) for node in nodes(whole.graph))
     return Inspection(
         name=name,
         opset=next((o.version for o in network.opset_import if o.domain in ("", "ai.onnx")), 1),
@@ -94,6 +97,7 @@ def inspect(
         ops=dict(counts.most_common()),
         symbols=symbols,
         unsupported=refused(plain),
+        handling=handling(whole),
     )
 
 

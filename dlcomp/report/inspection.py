@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dlcomp.frontend.coverage import MEANING
 from dlcomp.report.describe import scaled
 
 if TYPE_CHECKING:
@@ -29,12 +30,16 @@ def inspection_table(found: Inspection) -> RenderableType:
     macs = "unknown until every shape is given" if found.macs is None else scaled(found.macs, "MACs")
     facts.add_row("work", macs)
     for symbol, places in found.symbols.items():
-        facts.add_row("symbolic", Text(f"{symbol} in {', '.join(places)}; bind it with --shape"))
-    facts.add_row("operators", Text(", ".join(f"{op} x{count}" for op, count in found.ops.items())))
+        facts.add_row("open", Text(f"{symbol} in {', '.join(places)}; --shape binds it: a faster artifact"))
+    operators = Table("operator", "nodes", "handled", box=None, pad_edge=False)
+    for op, count in found.ops.items():
+        operators.add_row(Text(op), str(count), Text(found.handling.get(op, "")))
+    ways = {way for text in found.handling.values() for way in text.split(" / ")}
+    meanings = Text("; ".join(f"{way}: {text}" for way, text in MEANING.items() if way in ways), style="dim")
     if not found.unsupported:
         facts.add_row("unsupported", "nothing")
-        return facts
+        return Group(facts, "", operators, "", meanings)
     refused = Table("unsupported", "nodes", box=None, pad_edge=False)
-    for op in found.unsupported:
-        refused.add_row(Text(op.op), Text(", ".join(op.nodes)))
-    return Group(facts, "", refused)
+    for entry in found.unsupported:
+        refused.add_row(Text(entry.op), Text(", ".join(entry.nodes)))
+    return Group(facts, "", operators, "", meanings, "", refused)

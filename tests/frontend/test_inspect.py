@@ -54,3 +54,35 @@ def test_inspect_does_not_import_tvm() -> None:
         "import sys, dlcomp.frontend.inspect; assert not any(m.split('.')[0] == 'tvm' for m in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_operator_says_how_it_is_handled() -> None:
+    nodes = [
+        node("Conv", ["x", "w"], ["a"]),
+        node("QuickGelu", ["a"], ["b"], domain="com.microsoft"),
+        node("MeanVarianceNormalization", ["b"], ["c"]),
+        node("NonZero", ["c"], ["d"]),
+        node("SequenceConstruct", ["d", "d"], ["s"]),
+        node("ConcatFromSequence", ["s"], ["e"], axis=0),
+        node("TopK", ["x", "k"], ["t", "i"]),
+        node("Reshape", ["x", "flat"], ["r"]),
+        node("Fancy", ["r"], ["f"], domain="my.ops"),
+    ]
+    inputs = [value("x", ["n", 3, 8, 8]), value("k", [1], TensorProto.INT64)]
+    outputs = [value("e", None, TensorProto.INT64), value("t", None), value("f", ["a"])]
+    weights = [networks.weight("w", 4, 3, 3, 3), networks.constant("flat", [-1], "int64")]
+    network = networks.model(nodes, inputs, outputs, weights, my_ops=1, com_microsoft=1)
+    found = inspect(network)
+    assert dict(found.handling) == {
+        "Conv": "native",
+        "com.microsoft::QuickGelu": "rewritten",
+        "MeanVarianceNormalization": "native",
+        "NonZero": "host",
+        "SequenceConstruct": "taken apart",
+        "ConcatFromSequence": "taken apart",
+        "TopK": "host",
+        "Reshape": "native",
+        "my.ops::Fancy": "unsupported",
+    }
+    assert [op.op for op in found.unsupported] == ["my.ops::Fancy"]
+    assert found.inputs[0].shape == ("n", 3, 8, 8)
