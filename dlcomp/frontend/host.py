@@ -21,6 +21,7 @@ from tvm.ir.expr import GenericConst
 
 from dlcomp.frontend.check import dtype_name
 from dlcomp.frontend.operators import LEARNING
+from dlcomp.frontend.symbolic import dim_of
 from dlcomp.frontend.writer import attributes_of
 
 CALL = "dlcomp.host"
@@ -61,9 +62,10 @@ def call(
     for place, name in enumerate(node.output):
         if not name:
             continue
-        first = operands[node.input[0]] if node.input else None
-        rank = len(first.ty.shape) if first is not None and first.ty.shape is not None else 0
-        sizes, elements = _type_of(node, place, results.get(name), rank)
+        given_dims = [_dims(operands[operand]) if operand else [] for operand in node.input]
+        sizes, elements = _type_of(node, place, results.get(name), given_dims)
+        if not elements:  # a reduction keeps the type of its operand
+            elements = helper.np_dtype_to_tensor_dtype(_numpy(operands[node.input[0]]))
         dims = [
             size or tirx.Var(f"{node.op_type.lower()}_{_plain(name)}_{axis}", "int64")
             for axis, size in enumerate(sizes)
@@ -80,9 +82,12 @@ def call(
 
 
 def _type_of(
-    node: onnx.NodeProto, place: int, inferred: onnx.ValueInfoProto | None, rank: int
+    node: onnx.NodeProto, place: int, inferred: onnx.ValueInfoProto | None, shapes: Sequence[Sequence[Any]]
 ) -> tuple[list[int | None], int]:
-    """The shape (None for a size that the data decide) and ONNX's element type of a result."""
+    """The shape (None for a size that the data decide) and ONNX's element type of a result.
+
+    ``shapes`` are those of the operands. An element type of 0 is that of the first.
+    """
     if inferred is not None and inferred.type.tensor_type.HasField("shape"):
         tensor = inferred.type.tensor_type
         dims = [int(d.dim_value) if d.HasField("dim_value") else None for d in tensor.shape.dim]
@@ -95,8 +100,13 @@ def _type_of(
         tensor = value.type.tensor_type
         if tensor.HasField("shape"):
             return [None] * (len(tensor.shape.dim) + (place >= states)), int(tensor.elem_type)
+    if node.op_type.startswith("Reduce"):
+        if attributes_of(node).get("keepdims", 1):
+            return [None] * len(shapes[0]), 0
+        if len(shapes) > 1 and shapes[1] and isinstance(shapes[1][0], int):
+            return [None] * (len(shapes[0]) - shapes[1][0]), 0
     if node.domain == LEARNING:
-        return _learned(node, place, rank)
+        return _learned(node, place, len(shapes[0]))
     raise ValueError("the rank of its result depends on the data; fix what decides it: values={...}")
 
 
@@ -118,6 +128,11 @@ def _learned(node: onnx.NodeProto, place: int, rank: int) -> tuple[list[int | No
     if node.op_type in ("Scaler", "Normalizer", "Imputer", "Binarizer", "ArrayFeatureExtractor"):
         return [None] * rank, TensorProto.FLOAT
     return [None, None], TensorProto.FLOAT
+
+
+def _dims(operand: Any) -> list[Any]:
+    shape = operand.ty.shape
+    return [] if shape is None else [dim_of(extent) for extent in shape]
 
 
 def _numpy(operand: Any) -> Any:

@@ -62,6 +62,7 @@ _DECIDING: Mapping[str, tuple[int, ...]] = {
     "CumProd": (1,),
     "CumSum": (1,),
     "DFT": (1, 2),
+    "Dropout": (2,),
     "Expand": (1,),
     "MaxUnpool": (2,),
     "OneHot": (1,),

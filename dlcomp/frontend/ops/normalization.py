@@ -84,7 +84,7 @@ def _dropout(inputs: Any, attrs: dict[str, Any]) -> Any:
     x = inputs[0]
     training = constant_of(inputs[2]) if len(inputs) > 2 and inputs[2] is not None else np.array(False)
     ratio = constant_of(inputs[1]) if len(inputs) > 1 and inputs[1] is not None else np.array(0.5)
-    if training is None or ratio is None or (training.any() and ratio.any()):
+    if training is None or (training.any() and (ratio is None or ratio.any())):
         raise ValueError("training mode drops at random, which is not supported")
     if attrs["tvm_custom"]["num_outputs"] < 2:
         return x
