@@ -54,20 +54,19 @@ def load(
     from dlcomp.frontend.node_checks import check_nodes
     from dlcomp.frontend.read import read
     from dlcomp.frontend.relax_import import import_network
+    from dlcomp.frontend.relay import PRODUCER
     from dlcomp.frontend.shapes import bind
     from dlcomp.frontend.simplify import simplify
     from dlcomp.frontend.text import has_text
     from dlcomp.frontend.values import fix, from_file
 
     known = from_file(values) if isinstance(values, str | os.PathLike) else values or {}
-    network, name = read(source, known)
+    network, name = read(source, known, shapes)
     if has_text(network):
         return _with_text(network, name, shapes, known, source)
     check_network(network, name)
-    # Parameters of Relay text are constants already.
-    stored = {tensor.name for tensor in network.graph.initializer}
-    inputs = {value.name for value in network.graph.input}
-    rest = {key: value for key, value in known.items() if key in inputs or key not in stored}
+    # The values of Relay text's parameters are constants already.
+    rest = {} if network.producer_name == PRODUCER else known
     bound = infer(bind(fix(network, rest), shapes or {}), name)
     check_nodes(bound, name)
     model = import_network(simplify(bound), source=bound, name=name)

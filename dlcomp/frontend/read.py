@@ -20,11 +20,14 @@ _LIMIT_BYTES = 2**31 - 1
 
 
 def read(
-    source: str | os.PathLike[str] | bytes | onnx.ModelProto, values: Mapping[str, Any] | None = None
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    values: Mapping[str, Any] | None = None,
+    shapes: Mapping[str, Any] | None = None,
 ) -> tuple[onnx.ModelProto, str]:
     """The network in ``source`` and a name for it (the file's stem, else the graph's name).
 
-    ``values`` are parameters of Relay text; those of an ONNX network are none of this function's business.
+    ``values`` and ``shapes`` are those of Relay text's parameters; those of an ONNX network are none of this
+    function's business.
 
     Raises
     ------
@@ -39,12 +42,13 @@ def read(
         name, folder = network.graph.name or "model", None
     elif isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
-        network = _relay(data, "main", values) if is_relay(data) else parse(data, "<bytes>")
+        network = _relay(data, "main", values, shapes) if is_relay(data) else parse(data, "<bytes>")
         name, folder = network.graph.name or "model", None
     elif isinstance(source, str | os.PathLike):
         path = Path(source)
         data = _read_file(path)
-        network = _relay(data, path.stem, values) if is_relay(data) else parse(data, str(path))
+        relay = path.suffix == ".relay" or is_relay(data)
+        network = _relay(data, path.stem, values, shapes) if relay else parse(data, str(path))
         name, folder = path.stem, path.parent
     else:
         raise UsageError(
@@ -57,14 +61,16 @@ def read(
     return network, name
 
 
-def _relay(data: bytes, name: str, values: Mapping[str, Any] | None) -> onnx.ModelProto:
+def _relay(
+    data: bytes, name: str, values: Mapping[str, Any] | None, shapes: Mapping[str, Any] | None
+) -> onnx.ModelProto:
     from dlcomp.frontend.relay import to_onnx
 
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ModelError(f"not text in UTF-8: {error}", where=name) from error
-    return to_onnx(text, name, values)
+    return to_onnx(text, name, values, shapes)
 
 
 def parse(data: bytes, where: str) -> onnx.ModelProto:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 
-__all__ = ["is_relay", "to_onnx"]
+__all__ = ["PRODUCER", "is_relay", "to_onnx"]
+
+# How an ONNX network says that it was Relay text.
+PRODUCER = "dlcomp.relay"
 
 
 def is_relay(text: bytes) -> bool:
     """Whether a file begins as Relay text does."""
-    head = text[:4096].lstrip()
+    head = text[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
     return head.startswith((b"#[version", b"def @", b"fn (", b"free_var %"))
 
 
-def to_onnx(text: str, name: str, values: Mapping[str, np.ndarray] | None = None) -> onnx.ModelProto:
+def to_onnx(
+    text: str,
+    name: str,
+    values: Mapping[str, np.ndarray] | None = None,
+    shapes: Mapping[str, Sequence[Any]] | None = None,
+) -> onnx.ModelProto:
     """The network of a Relay module.
 
     Parameters
@@ -27,6 +36,8 @@ def to_onnx(text: str, name: str, values: Mapping[str, np.ndarray] | None = None
         For messages.
     values : mapping of str to array, optional
         Parameters of ``main`` that are weights, by name.
+    shapes : mapping of str to sequence of int, optional
+        Of parameters that were printed with open dimensions (``?``), by name.
 
     Raises
     ------
@@ -40,4 +51,5 @@ def to_onnx(text: str, name: str, values: Mapping[str, np.ndarray] | None = None
 
     code, _, stored = text.partition("#[metadata]")
     module = parse(code, name)
-    return convert(module, constants_of(stored, name), values or {}, name)
+    first = code.count("\n") + 1
+    return convert(module, constants_of(stored, name, first), values or {}, shapes or {}, name)

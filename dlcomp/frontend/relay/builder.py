@@ -1,7 +1,12 @@
-"""ONNX nodes written one by one, each result's shape and type known at once."""
+"""ONNX nodes written one by one, each result's shape and type known at once.
+
+What follows from constants alone is computed here, as TVM's own importers relied on: scales are often
+products of scales.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +17,8 @@ from onnx import helper, numpy_helper
 
 OPSET = 18
 Dims = tuple[int, ...]
+# Elements: more than this is not computed at load, and never more than that is made.
+_FOLDED, _MOST = 2**14, 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,14 @@ class Tensor:
     name: str
     shape: Dims
     dtype: str
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def is_integer(self) -> bool:
+        return self.dtype.startswith(("int", "uint"))
 
 
 class Builder:
@@ -33,13 +48,14 @@ class Builder:
         self.arrays: dict[str, np.ndarray] = {}
 
     def input(self, name: str, shape: Dims, dtype: str) -> Tensor:
+        _require_size(shape)
         self.inputs.append(helper.make_tensor_value_info(name, _kind(dtype), shape))
         return Tensor(name, shape, dtype)
 
     def constant(self, array: Any, dtype: str | None = None, name: str = "") -> Tensor:
         value = np.asarray(array, dtype)
         name = name or f"constant{len(self.stored)}"
-        self.stored.append(numpy_helper.from_array(value, name))
+        self.stored.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name))
         self.arrays[name] = value
         return Tensor(name, value.shape, str(value.dtype))
 
@@ -55,38 +71,64 @@ class Builder:
     def ops(
         self, kind: str, operands: Sequence[Tensor | None], count: int, **attributes: Any
     ) -> list[Tensor]:
-        """A node with ``count`` results.
+        """A node with ``count`` results; constants if its operands are constants, and small.
 
         Raises
         ------
         ValueError
             If ONNX finds that the operands do not fit.
         """
+        if any(not isinstance(x, Tensor | None) for x in operands):
+            raise ValueError("a tuple or a function is no operand")
         names = [f"v{len(self.nodes)}" if count == 1 else f"v{len(self.nodes)}_{i}" for i in range(count)]
         given = [x.name if x is not None else "" for x in operands]
         node = helper.make_node(kind, given, names, name=names[0], **attributes)
         present = [x for x in operands if x is not None]
-        types = {x.name: helper.make_tensor_type_proto(_kind(x.dtype), x.shape) for x in present}
+        results = self._inferred(node, present)
+        if all(x.name in self.arrays for x in present):
+            size = sum(math.prod(x.shape) for x in (*present, *results))
+            if size <= _FOLDED:
+                return [self.constant(array) for array in self._computed(node, present, results)]
+        self.nodes.append(node)
+        return results
+
+    def _inferred(self, node: onnx.NodeProto, operands: Sequence[Tensor]) -> list[Tensor]:
+        types = {x.name: helper.make_tensor_type_proto(_kind(x.dtype), x.shape) for x in operands}
         data = {
             x.name: numpy_helper.from_array(self.arrays[x.name], x.name)
-            for x in present
+            for x in operands
             if x.name in self.arrays and self.arrays[x.name].size <= 64
         }
-        schema = onnx.defs.get_schema(kind, OPSET)
+        schema = onnx.defs.get_schema(node.op_type, OPSET)
         try:
             found = onnx.shape_inference.infer_node_outputs(schema, node, types, data)
         except Exception as error:
             text = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"operands do not fit: {text[:160]}") from error
-        self.nodes.append(node)
         results = []
-        for name in names:
-            tensor = found[name].tensor_type
+        for name in node.output:
+            tensor = found[name].tensor_type if name in found else onnx.TypeProto.Tensor()
             if not tensor.HasField("shape") or any(not d.HasField("dim_value") for d in tensor.shape.dim):
                 raise ValueError("the shape of its result cannot be told")
             shape = tuple(int(d.dim_value) for d in tensor.shape.dim)
+            _require_size(shape)
             results.append(Tensor(name, shape, str(helper.tensor_dtype_to_np_dtype(tensor.elem_type))))
         return results
+
+    def _computed(
+        self, node: onnx.NodeProto, operands: Sequence[Tensor], results: Sequence[Tensor]
+    ) -> list[np.ndarray]:
+        from onnx.reference import ReferenceEvaluator
+
+        def info(x: Tensor) -> onnx.ValueInfoProto:
+            return helper.make_tensor_value_info(x.name, _kind(x.dtype), x.shape)
+
+        inputs = {x.name: info(x) for x in operands}
+        graph = helper.make_graph([node], "g", list(inputs.values()), [info(x) for x in results])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+        with np.errstate(all="ignore"):
+            made = ReferenceEvaluator(model).run(None, {name: self.arrays[name] for name in inputs})
+        return [np.asarray(array, x.dtype).reshape(x.shape) for array, x in zip(made, results, strict=True)]
 
     # -- what many converters need ---------------------------------------------------------------------------
 
@@ -94,24 +136,62 @@ class Builder:
         return x if x.dtype == dtype else self.op("Cast", [x], to=_kind(dtype))
 
     def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
-        if tuple(shape) == x.shape:
+        """``x`` in a shape of which one size may be -1."""
+        known, size = math.prod(d for d in shape if d != -1), math.prod(x.shape)
+        whole = [size // known if d == -1 and known else d for d in shape]
+        if list(shape).count(-1) > 1 or min(whole, default=1) < 0 or math.prod(whole) != size:
+            raise ValueError(f"{list(x.shape)} does not take the shape {list(shape)}")
+        if tuple(whole) == x.shape:
             return x
-        return self.op("Reshape", [x, self.constant(list(shape), "int64")])
+        return self.op("Reshape", [x, self.constant(whole, "int64")], allowzero=int(0 in whole))
 
     def transpose(self, x: Tensor, order: Sequence[int]) -> Tensor:
-        if list(order) == list(range(len(order))):
+        """The axes in another order; a constant, of any size, is turned here."""
+        if sorted(order) != list(range(x.rank)):
+            raise ValueError(f"{list(order)} is no order of {x.rank} axes")
+        if list(order) == list(range(x.rank)):
             return x
+        if x.name in self.arrays:
+            return self.constant(np.ascontiguousarray(self.arrays[x.name].transpose(order)))
         return self.op("Transpose", [x], perm=list(order))
 
     def number(self, value: Any, like: Tensor) -> Tensor:
         return self.constant(value, like.dtype)
 
+    def filled(self, value: Any, shape: Sequence[int], dtype: str) -> Tensor:
+        """One number everywhere."""
+        return self.spread(self.constant(value, dtype), shape)
+
+    def spread(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """``x`` broadcast to ``shape``."""
+        _require_size(shape)
+        if tuple(shape) == x.shape:
+            return x
+        return self.op("Expand", [x, self.constant(list(shape), "int64")])
+
     def along(self, x: Tensor, axis: int, rank: int) -> Tensor:
         """A row as it broadcasts along ``axis``; a single number as it is."""
-        if int(np.prod(x.shape, dtype=int)) == 1:
+        if math.prod(x.shape) == 1:
             return self.reshape(x, [])
+        if x.rank != 1 or not -rank <= axis < rank:
+            raise ValueError(f"{list(x.shape)} is no row along axis {axis} of {rank}")
         return self.reshape(x, [-1 if d == axis % rank else 1 for d in range(rank)])
 
 
+def axis_of(axis: int, rank: int) -> int:
+    """An axis counted from the front."""
+    if not -rank <= axis < max(rank, 1):
+        raise ValueError(f"there is no axis {axis} in {rank} dimensions")
+    return axis % max(rank, 1)
+
+
+def _require_size(shape: Sequence[int]) -> None:
+    if min(shape, default=1) < 0 or math.prod(shape) > _MOST:
+        raise ValueError(f"a tensor of the shape {list(shape)} is too large")
+
+
 def _kind(dtype: str) -> int:
-    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+    try:
+        return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"the element type {dtype} is not supported") from error

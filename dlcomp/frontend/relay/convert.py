@@ -5,7 +5,7 @@ Functions are inlined where they are called; a branch must be decided by a const
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,17 @@ import onnx
 from onnx import helper
 
 from dlcomp.errors import ModelError
-from dlcomp.frontend.relay import syntax
+from dlcomp.frontend.relay import PRODUCER, syntax
+from dlcomp.frontend.relay.attributes import Attributes
 from dlcomp.frontend.relay.builder import OPSET, Builder, Tensor
 from dlcomp.frontend.relay.operators import OPERATORS, PLAIN
 
 # Calls inside calls; a recursive function goes on for ever.
 _DEEPEST = 64
+# What a converter, NumPy or ONNX says of operands and attributes that do not fit.
+_UNFIT = (
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, AssertionError
+)  # fmt: skip
 Value = Any  # a Tensor, a tuple of values, or a function with what it sees
 
 
@@ -26,19 +31,24 @@ def convert(
     module: syntax.Module,
     constants: Mapping[str, list[np.ndarray]],
     values: Mapping[str, np.ndarray],
+    shapes: Mapping[str, Sequence[Any]],
     name: str,
 ) -> onnx.ModelProto:
     """The ONNX network of ``module.functions['main']``; see :func:`dlcomp.frontend.relay.to_onnx`."""
-    unknown = sorted(
-        {op.name for op in _operators(module) if op.name not in OPERATORS and op.name not in PLAIN}
-    )
-    if unknown:
-        raise ModelError(
-            f"unsupported Relay operators: {', '.join(unknown)}",
-            where=name,
-            hint="simplify the module in TVM first, or replace them",
-        )
-    return _Conversion(module, constants, values, name).network()
+    try:
+        unknown: dict[str, syntax.Place] = {}
+        for op in _operators(module):
+            if op.name not in OPERATORS and op.name not in PLAIN:
+                unknown.setdefault(op.name, op.place)
+        if unknown:
+            raise ModelError(
+                f"{min(unknown.values())}: unsupported Relay operators: {', '.join(sorted(unknown))}",
+                where=name,
+                hint="simplify the module in TVM first, or replace them",
+            )
+        return _Conversion(module, constants, values, shapes, name).network()
+    except RecursionError as error:
+        raise ModelError("expressions are nested too deep", where=name) from error
 
 
 def _operators(part: Any) -> Iterator[syntax.Operator]:
@@ -61,17 +71,28 @@ class _Conversion:
         module: syntax.Module,
         constants: Mapping[str, list[np.ndarray]],
         values: Mapping[str, np.ndarray],
+        shapes: Mapping[str, Sequence[Any]],
         name: str,
     ) -> None:
-        self.module, self.constants, self.values, self.name = module, constants, values, name
+        self.module, self.constants, self.values, self.name = module, constants, dict(values), name
+        self.shapes = shapes
         self.builder = Builder()
         self.seen: dict[tuple[str, int], Tensor] = {}
 
     def network(self) -> onnx.ModelProto:
         main = self.module.functions["main"]
-        unused = sorted(set(self.values) - {name for name, _ in main.parameters})
+        names = {name for name, _ in main.parameters}
+        # Names that do not begin with a letter were printed behind a v.
+        self.values = {
+            f"v{k}" if k not in names and f"v{k}" in names else k: v for k, v in self.values.items()
+        }
+        unused = sorted(set(self.values) - names)
         if unused:
-            raise ModelError(f"@main has no parameter {', '.join(map(repr, unused))}", where=self.name)
+            raise ModelError(
+                f"{main.place}: @main has no parameter {', '.join(map(repr, unused))}",
+                where=self.name,
+                hint=f"it has {', '.join(map(repr, sorted(names)[:8])) or 'none'}",
+            )
         scope = {name: self._parameter(name, ty, main.place) for name, ty in main.parameters}
         result = self._value(main.body, scope, 0)
         fields = result if isinstance(result, tuple) else (result,)
@@ -82,7 +103,7 @@ class _Conversion:
             # Names of their own: a result may be an input, a constant, or there twice.
             name = "output" if len(fields) == 1 else f"output{place}"
             self.builder.nodes.append(helper.make_node("Identity", [field.name], [name], name=name))
-            kind = helper.np_dtype_to_tensor_dtype(np.dtype(field.dtype))
+            kind = int(helper.np_dtype_to_tensor_dtype(np.dtype(field.dtype)))
             outputs.append(helper.make_tensor_value_info(name, kind, field.shape))
         b = self.builder
         graph = helper.make_graph(b.nodes, self.name, b.inputs, outputs, b.stored)
@@ -90,26 +111,52 @@ class _Conversion:
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=9,
-            producer_name="Relay",
+            producer_name=PRODUCER,
         )
 
     def _parameter(self, name: str, ty: Any, place: syntax.Place) -> Tensor:
         given = self.values.get(name)
-        if given is not None:
-            if isinstance(ty, syntax.TensorType) and (given.shape, str(given.dtype)) != (ty.shape, ty.dtype):
-                raise ModelError(
-                    f"parameter {name!r} is {ty.dtype}{list(ty.shape)}, "
-                    f"its value is {given.dtype}{list(given.shape)}",
-                    where=self.name,
-                )
-            return self.builder.constant(given, name=name)
-        if not isinstance(ty, syntax.TensorType) or None in ty.shape:
+        declared = ty if isinstance(ty, syntax.TensorType) else None
+        try:
+            if given is not None:
+                self._check_value(name, np.asarray(given), declared, place)
+                return self.builder.constant(given, name=name)
+            if declared is not None:
+                shape = self._shape(name, declared)
+                if shape is not None:
+                    return self.builder.input(name, shape, declared.dtype)
+        except _UNFIT as error:
+            raise ModelError(f"{place}: parameter {name!r}: {error}", where=self.name) from error
+        raise ModelError(
+            f"{place}: parameter {name!r} has no type with known dimensions",
+            where=self.name,
+            hint="print the module after InferType, or give its shape or its value",
+        )
+
+    def _check_value(
+        self, name: str, given: np.ndarray, declared: syntax.TensorType | None, place: syntax.Place
+    ) -> None:
+        if declared is None:
+            return
+        fits = len(given.shape) == len(declared.shape) and all(
+            want in (None, have) for want, have in zip(declared.shape, given.shape, strict=True)
+        )
+        if not fits or str(given.dtype) != declared.dtype:
+            shape = ["?" if d is None else d for d in declared.shape]
             raise ModelError(
-                f"{place}: parameter {name!r} has no type with known dimensions",
+                f"{place}: parameter {name!r} is {declared.dtype}{shape}, "
+                f"its value is {given.dtype}{list(given.shape)}",
                 where=self.name,
-                hint="print the module after InferType, or give its value",
             )
-        return self.builder.input(name, tuple(d for d in ty.shape if d is not None), ty.dtype)
+
+    def _shape(self, name: str, declared: syntax.TensorType) -> tuple[int, ...] | None:
+        """The dimensions, those that are open taken from the shape that the caller gave."""
+        given = list(self.shapes.get(name, ()))
+        if len(given) != len(declared.shape):
+            given = [None] * len(declared.shape)
+        whole = [have if want is None else want for want, have in zip(declared.shape, given, strict=True)]
+        known = tuple(d for d in whole if isinstance(d, int))
+        return known if len(known) == len(whole) else None
 
     def _error(self, node: Any, text: str) -> ModelError:
         return ModelError(f"{node.place}: {text}", where=self.name)
@@ -127,7 +174,7 @@ class _Conversion:
         if isinstance(node, syntax.Variable):
             return self._variable(node, scope)
         if isinstance(node, syntax.Number):
-            return self.builder.constant(node.value, node.dtype)
+            return self._number(node)
         if isinstance(node, syntax.Constant):
             return self._constant(node)
         if isinstance(node, syntax.TupleOf):
@@ -164,6 +211,13 @@ class _Conversion:
             value = value[field]
         return value
 
+    def _number(self, node: syntax.Number) -> Tensor:
+        try:
+            with np.errstate(over="ignore"):
+                return self.builder.constant(node.value, node.dtype)
+        except _UNFIT as error:
+            raise self._error(node, f"{node.value} is no {node.dtype}") from error
+
     def _constant(self, node: syntax.Constant) -> Tensor:
         key = (node.kind, node.index)
         if key not in self.seen:
@@ -181,7 +235,10 @@ class _Conversion:
         condition = self._value(node.condition, scope, depth)
         if not isinstance(condition, Tensor) or condition.name not in self.builder.arrays:
             raise self._error(node, "a branch that the data decide is not supported")
-        taken = node.then if bool(self.builder.arrays[condition.name]) else node.other
+        array = self.builder.arrays[condition.name]
+        if array.size != 1:
+            raise self._error(node, f"a condition of the shape {list(array.shape)}")
+        taken = node.then if array.reshape(-1)[0] else node.other
         return self._value(taken, scope, depth)
 
     def _call(self, node: syntax.Call, scope: Mapping[str, Value], depth: int) -> Value:
@@ -200,16 +257,19 @@ class _Conversion:
         return self._value(function.body, {**outer, **dict(zip(names, arguments, strict=True))}, depth + 1)
 
     def _operator(self, node: syntax.Call, name: str, arguments: list[Value]) -> Value:
+        attributes = Attributes(node.attributes)
         try:
             if name in PLAIN:
-                return self.builder.op(PLAIN[name], arguments)
-            return OPERATORS[name](self.builder, arguments, node.attributes)
-        except ModelError:
-            raise
-        except KeyError as error:
-            raise self._error(node, f"{name}: it has no attribute {error}") from error
-        except (ValueError, IndexError, TypeError, AttributeError) as error:
+                result: Value = self.builder.op(PLAIN[name], arguments)
+            else:
+                result = OPERATORS[name](self.builder, arguments, attributes)
+            unread = attributes.unread()
+            if unread:
+                raise ValueError(f"the attribute {', '.join(unread)} is not supported")
+        except _UNFIT as error:
             shapes = ", ".join(
                 f"{a.dtype}{list(a.shape)}" if isinstance(a, Tensor) else "(...)" for a in arguments
             )
-            raise self._error(node, f"{name} of {shapes or 'nothing'}: {error}") from error
+            text = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+            raise self._error(node, f"{name} of {shapes or 'nothing'}: {text}") from error
+        return result

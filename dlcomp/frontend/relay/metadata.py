@@ -7,7 +7,6 @@ shape, the number of bytes, the bytes.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import struct
 from collections.abc import Mapping
@@ -15,13 +14,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from dlcomp.errors import ModelError
+from dlcomp.frontend.relay.syntax import Place
 
 _ARRAY, _PARAMETERS = 0xDD5E40F096B4A13F, 0xF7E58D4F05049CB7
 _KINDS = {0: "int", 1: "uint", 2: "float"}
 
 
-def constants_of(text: str, name: str) -> Mapping[str, list[np.ndarray]]:
-    """The arrays of a metadata section, by the type that ``meta[...]`` names.
+def constants_of(text: str, name: str, line: int = 1) -> Mapping[str, list[np.ndarray]]:
+    """The arrays of a metadata section, which begins in ``line``, by the type that ``meta[...]`` names.
 
     Raises
     ------
@@ -30,19 +30,22 @@ def constants_of(text: str, name: str) -> Mapping[str, list[np.ndarray]]:
     """
     if not text.strip():
         return {}
+    # Lines are counted from that of the heading.
     try:
         graph = json.loads(text)
-        nodes, arrays = graph["nodes"], [base64.b64decode(a) for a in graph.get("b64ndarrays", [])]
+        nodes = graph["nodes"]
+        arrays = [base64.b64decode(a, validate=True) for a in graph.get("b64ndarrays", [])]
         found: dict[str, list[np.ndarray]] = {}
         for key, index in zip(nodes[graph["root"]]["keys"], nodes[graph["root"]]["data"], strict=True):
             if key != "relay.Constant":
                 continue
             items = nodes[index]["data"]
             found[key] = [array_of(arrays[int(nodes[item]["attrs"]["data"])])[0] for item in items]
-    except ModelError:
-        raise
-    except (ValueError, KeyError, IndexError, TypeError, binascii.Error, struct.error) as error:
-        raise ModelError(f"the metadata section is damaged: {error}", where=name) from error
+    except json.JSONDecodeError as error:
+        place = Place(line + error.lineno - 1, error.colno)
+        raise ModelError(f"{place}: the metadata section is damaged: {error.msg}", where=name) from error
+    except (ValueError, LookupError, TypeError, AttributeError, struct.error, RecursionError) as error:
+        raise ModelError(f"{Place(line, 1)}: the metadata section is damaged: {error}", where=name) from error
     return found
 
 

@@ -15,16 +15,18 @@ from dlcomp.frontend.relay.syntax import Place
 
 _GRAMMAR = r"""
 start: function+ | whole
-function: "def" GLOBAL "(" [parameters] ")" ["->" type] block
+function: "def" GLOBAL [generics] "(" [parameters] ")" ["->" type] block
+generics: "[" NAME ("," NAME)* "]"
 // A function or an expression alone, as older releases printed it.
 whole: free* body
-free: "free_var" VAR [":" type] ";"
-literal: "fn" "(" [parameters] ")" ["->" type] block
+free: "free_var" VAR [mark] [":" type] ";"
+literal: "fn" [generics] "(" [parameters] ")" ["->" type] block
 parameters: parameter ("," parameter)* [","]
-parameter: VAR [":" type] | NAME "=" attribute -> ignored
+parameter: VAR [mark] [":" type] | NAME "=" attribute -> ignored
+mark: "{" NAME "=" attribute "}"
 block: "{" body "}"
 body: binding* expr
-binding: ["let"] VAR [":" type] "=" expr ";"
+binding: ["let"] VAR [mark] [":" type] "=" expr ";"
 ?expr: postfix
 ?postfix: atom
     | postfix "(" [arguments] ")" -> call
@@ -38,6 +40,7 @@ binding: ["let"] VAR [":" type] "=" expr ";"
     | NAME -> operator
     | "(" ")" -> tuple_
     | "(" expr ")" -> bracketed
+    | "(" binding+ expr ")" -> body
     | "(" expr "," [expr ("," expr)*] [","] ")" -> tuple_
     | literal
     | block
@@ -50,27 +53,30 @@ arguments: argument ("," argument)* [","]
     | "False" -> false
     | meta
     | NAME -> word
+    | NAME "(" [pair ("," pair)*] ")" -> mapping
     | "[" [attribute ("," attribute)*] [","] "]" -> list_
     | "(" [attribute ("," attribute)*] [","] ")" -> list_
     | "{" [pair ("," pair)*] "}" -> mapping
-pair: (STRING | NAME) ":" attribute
+pair: (STRING | NAME) (":" | "=") attribute
 meta: "meta" "[" NAME "]" "[" NUMBER "]"
 ?type: "Tensor" "[" "(" [dimension ("," dimension)*] [","] ")" "," NAME "]" -> tensor_type
     | NAME -> scalar_type
     | "(" [type ("," type)*] [","] ")" -> tuple_type
-    | "fn" "(" [type ("," type)*] ")" "->" type -> function_type
+    | NAME "[" [type ("," type)*] "]" -> other_type
+    | "fn" [generics] "(" [type ("," type)*] ")" "->" type -> other_type
 dimension: NUMBER | "?" | meta
 VAR: /%(\d+|[A-Za-z_][\w.:\/\-]*[\w]|[A-Za-z_])/
 GLOBAL: /@[A-Za-z_][\w.]*/
 PROJECT: /\.\d+/
 NUMBER.2: /-?(\d+\.?\d*([eE][+-]?\d+)?|inf|nan)(f16|f32|f64|f|i8|i16|i32|i64|u8|u16|u32|u64|bool)?\b/
 NAME: /[A-Za-z_]\w*(\.[A-Za-z_]\w*)*/
-STRING: /"(\\.|[^"\\])*"/
+STRING: /"(\\.|[^"\\])*"|'[^']*'/
 %ignore /\s+/
 %ignore /\/\*(.|\n)*?\*\//
 %ignore /\/\/[^\n]*/
 %ignore /#\[version[^\]]*\]/
 """
+_BIND = "bind inner expressions to names: print the module after ToGraphNormalForm or ToANormalForm"
 _DTYPES = {"f": "float32", "f16": "float16", "f32": "float32", "f64": "float64", "bool": "bool"}
 
 
@@ -85,22 +91,41 @@ def parse(text: str, name: str) -> syntax.Module:
     try:
         functions = _Tree().transform(_parser().parse(text))
     except UnexpectedInput as error:
-        token = getattr(error, "token", None)
-        if token is not None and token.type == "$END":
-            raise ModelError(
-                "the text ends too early", where=name, hint="the file is incomplete; print the module again"
-            ) from error
-        line = text.splitlines()[error.line - 1] if 0 < error.line <= len(text.splitlines()) else ""
-        raise ModelError(
-            f"{Place(error.line, error.column)}: not Relay text: {line.strip()[:80]!r}",
-            where=name,
-            hint="it must be what mod.astext() or print(mod) wrote in TVM 0.8 to 0.19",
-        ) from error
+        raise _unexpected(error, text, name) from error
     except VisitError as error:
-        raise ModelError(f"not Relay text: {error.orig_exc}", where=name) from error
+        meta = getattr(error.obj, "meta", error.obj)
+        raise ModelError(f"{_place(meta)}: not Relay text: {error.orig_exc}", where=name) from error
+    except RecursionError as error:
+        raise ModelError("expressions are nested too deep", where=name, hint=_BIND) from error
     if "main" not in functions:
-        raise ModelError("there is no function @main", where=name)
+        raise ModelError(
+            f"{Place(1, 1)}: there is no function @main",
+            where=name,
+            hint=f"the functions are {', '.join(f'@{key}' for key in functions)}",
+        )
     return syntax.Module(functions)
+
+
+def _unexpected(error: UnexpectedInput, text: str, name: str) -> ModelError:
+    """What is wrong where the grammar does not go on."""
+    lines = text.splitlines() or [""]
+    token = getattr(error, "token", None)
+    if token is not None and token.type == "$END":
+        place = Place(len(lines), len(lines[-1]) + 1)
+        return ModelError(
+            f"{place}: the text ends too early, behind {lines[-1].strip()[-60:]!r}",
+            where=name,
+            hint="the file is incomplete; print the module again",
+        )
+    line = lines[error.line - 1] if 0 < error.line <= len(lines) else ""
+    first = re.match(r"\s*(type|match|ref|def @[\w.]+ =)(?!\w)", line)
+    return ModelError(
+        f"{Place(error.line, error.column)}: not Relay text: {line.strip()[:80]!r}",
+        where=name,
+        hint="data types of one's own, matches, references and external functions are not supported"
+        if first
+        else "it must be what mod.astext() or print(mod) wrote in TVM 0.8 to 0.19",
+    )
 
 
 @functools.cache
@@ -119,7 +144,7 @@ def _number(token: str) -> tuple[Any, str]:
     if suffix in _DTYPES:
         return float(digits), _DTYPES[suffix]
     kind = "uint" if suffix[0] == "u" else "int"
-    return int(float(digits)), f"{kind}{suffix[1:]}"
+    return int(digits), f"{kind}{suffix[1:]}"
 
 
 def _place(meta: Any) -> Place:
@@ -137,7 +162,7 @@ class _Tree(Transformer[Token, Any]):
         return dict(items)
 
     def function(self, items: list[Any]) -> tuple[str, syntax.Function]:
-        name, parameters, _, body = items
+        name, _, parameters, _, body = items
         return str(name)[1:], syntax.Function(body.place, tuple(parameters or ()), body)
 
     @v_args(meta=True)
@@ -149,18 +174,24 @@ class _Tree(Transformer[Token, Any]):
         return "main", syntax.Function(_place(meta), tuple(free), body)
 
     def free(self, items: list[Any]) -> tuple[str, Any]:
-        return str(items[0])[1:], items[1]
+        return str(items[0])[1:], items[2]
+
+    def mark(self, items: list[Any]) -> None:
+        return None
+
+    def generics(self, items: list[Any]) -> None:
+        return None
 
     @v_args(meta=True)
     def literal(self, meta: Any, items: list[Any]) -> syntax.Function:
-        parameters, _, body = items
+        _, parameters, _, body = items
         return syntax.Function(_place(meta), tuple(parameters or ()), body)
 
     def parameters(self, items: list[Any]) -> list[Any]:
         return [item for item in _present(items) if item != ()]
 
     def parameter(self, items: list[Any]) -> tuple[str, Any]:
-        return str(items[0])[1:], items[1]
+        return str(items[0])[1:], items[2]
 
     def ignored(self, items: list[Any]) -> tuple[()]:
         return ()
@@ -174,7 +205,7 @@ class _Tree(Transformer[Token, Any]):
         return syntax.Block(_place(meta), tuple(bindings), value)
 
     def binding(self, items: list[Any]) -> tuple[str, Any]:
-        name, _, value = [item for item in items if not (isinstance(item, Token) and item == "let")]
+        name, _, _, value = [item for item in items if not (isinstance(item, Token) and item == "let")]
         return str(name)[1:], value
 
     @v_args(meta=True)
@@ -275,5 +306,5 @@ class _Tree(Transformer[Token, Any]):
     def tuple_type(self, items: list[Any]) -> tuple[Any, ...]:
         return tuple(_present(items))
 
-    def function_type(self, items: list[Any]) -> None:
+    def other_type(self, items: list[Any]) -> None:
         return None

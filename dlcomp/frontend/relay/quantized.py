@@ -1,201 +1,213 @@
-"""Relay's quantized operators (``qnn.*``), with its integer arithmetic to the bit.
-
-Requantization multiplies by a 31-bit fixed-point number and shifts right, rounding halves up (``UPWARD``, the
-default) or away from zero (``TONEAREST``).
-"""
+"""Relay's quantized operators (``qnn.*``), with its integer arithmetic to the bit."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from dlcomp.frontend.relay.builder import Builder, Tensor
-from dlcomp.frontend.relay.layers import back, first_channels, padding, pair, weight_first
-
-Attributes = Mapping[str, Any]
-
-
-def fixed_point(multiplier: float) -> tuple[int, int]:
-    """``multiplier`` as (m, s): m / 2^31 * 2^s with m in [2^30, 2^31)."""
-    if multiplier == 0:
-        return 0, 0
-    fraction, exponent = math.frexp(multiplier)
-    whole = math.floor(fraction * 2**31 + 0.5)
-    if whole == 2**31:
-        whole //= 2
-        exponent += 1
-    return whole, exponent
+from dlcomp.frontend.relay.attributes import Attributes
+from dlcomp.frontend.relay.builder import Builder, Tensor, axis_of
+from dlcomp.frontend.relay.convolution import convolve
+from dlcomp.frontend.relay.elementwise import half_away
+from dlcomp.frontend.relay.linear import turned
+from dlcomp.frontend.relay.pooling import pool
+from dlcomp.frontend.relay.requantize import requantized, requantized_in_floats, saturated, scaled
 
 
-def _requantized(
-    b: Builder, total: Tensor, ratio: np.ndarray, zero: int, dtype: str, axis: int, rounding: str
-) -> Tensor:
-    """``total`` (integers) times ``ratio``, plus ``zero``, saturated to ``dtype``."""
-    wide = b.cast(total, "int64")
-    if not np.all(ratio == 1.0):
-        pairs = [fixed_point(float(r)) for r in np.atleast_1d(ratio)]
-        wide = _scaled(b, wide, pairs, axis, rounding)
-    if zero:
-        wide = b.op("Add", [wide, b.number(zero, wide)])
-    info = np.iinfo(dtype)
-    held = b.op("Max", [wide, b.number(info.min, wide)])
-    return b.cast(b.op("Min", [held, b.number(info.max, wide)]), dtype)
+def _scale(b: Builder, x: Tensor, what: str = "a scale") -> np.ndarray:
+    """Scales in a row, as float32 that all arithmetic starts from."""
+    values = b.array(x, what).astype(np.float32).reshape(-1)
+    if not values.size or not np.all(np.isfinite(values)) or np.any(values <= 0):
+        raise ValueError(f"{what} must be positive")
+    return values
 
 
-def _scaled(b: Builder, wide: Tensor, pairs: list[tuple[int, int]], axis: int, rounding: str) -> Tensor:
-    """One product and one shift for each channel."""
-    rank = len(wide.shape)
-
-    def row(values: list[int]) -> Tensor:
-        if len(values) == 1:
-            return b.constant(values[0], "int64")
-        return b.along(b.constant(values, "int64"), axis, rank)
-
-    left = [1 << max(shift, 0) for _, shift in pairs]
-    shifts = [31 + max(-shift, 0) for _, shift in pairs]
-    if any(value != 1 for value in left):
-        wide = b.op("Mul", [wide, row(left)])
-    product = b.op("Mul", [wide, row([m for m, _ in pairs])])
-    half = row([1 << (shift - 1) for shift in shifts])
-    if rounding == "TONEAREST":
-        below = row([(1 << (shift - 1)) - 1 for shift in shifts])
-        positive = b.op("GreaterOrEqual", [wide, b.number(0, wide)])
-        half = b.op("Where", [positive, half, below])
-    elif rounding not in ("UPWARD", "None", ""):
-        raise ValueError(f"the rounding {rounding} is not supported")
-    total = b.op("Add", [product, half])
-    divisor = row([1 << shift for shift in shifts])
-    # A shift rounds down, ONNX's division to zero.
-    rest = b.op("Mod", [total, divisor])
-    return b.op("Div", [b.op("Sub", [total, rest]), divisor])
+def _one(values: np.ndarray, what: str) -> Any:
+    if values.size != 1:
+        raise ValueError(f"{what} must be one number")
+    return values.reshape(-1)[0]
 
 
-def _number(b: Builder, x: Tensor, what: str) -> int:
-    return int(b.array(x, what).reshape(-1)[0])
+def _zero(b: Builder, x: Tensor) -> int:
+    return int(_one(b.array(x, "a zero point"), "a zero point"))
+
+
+def _less_zero(b: Builder, x: Tensor, zero: Tensor, axis: int, dtype: str) -> Tensor:
+    """``x`` in ``dtype``, its zero point taken off."""
+    wide = b.cast(x, dtype)
+    if not b.array(zero, "a zero point").any():
+        return wide
+    return b.op("Sub", [wide, b.along(b.cast(zero, dtype), axis, x.rank)])
 
 
 def _requantize(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
     x, in_scale, in_zero, out_scale, out_zero = args
-    wide = b.cast(x, "int64")
-    axis = int(attrs.get("axis", -1)) % max(1, len(x.shape))
-    zeros = b.array(in_zero, "the zero point")
-    if zeros.any():
-        wide = b.op("Sub", [wide, b.along(b.constant(zeros, "int64"), axis, len(x.shape))])
-    given = b.array(in_scale, "the input scale").astype(np.float64)
-    ratio = given / b.array(out_scale, "the output scale").astype(np.float64).reshape(-1)[0]
-    dtype = str(attrs.get("out_dtype") or "int8")
-    rounding = str(attrs.get("rounding") or "UPWARD")
-    return _requantized(b, wide, ratio, _number(b, out_zero, "the zero point"), dtype, axis, rounding)
+    axis = axis_of(attrs.whole("axis", -1), x.rank)
+    wanted = np.float64(_one(_scale(b, out_scale, "the output scale"), "the output scale"))
+    ratio = _scale(b, in_scale, "the input scale").astype(np.float64) / wanted
+    dtype, how = attrs.text("out_dtype", "int8"), attrs.text("rounding", "UPWARD")
+    how, kind = ("UPWARD" if how == "None" else how), attrs.text("compute_dtype", "None")
+    if kind in ("float32", "float64"):
+        wide = _less_zero(b, x, in_zero, axis, kind)
+        return requantized_in_floats(b, wide, ratio, _zero(b, out_zero), dtype, axis, how)
+    if kind not in ("None", "int64"):
+        raise ValueError(f"the compute_dtype {kind} is not supported")
+    wide = _less_zero(b, x, in_zero, axis, "int64")
+    return requantized(b, wide, ratio, _zero(b, out_zero), dtype, axis, how)
 
 
-def _quantize(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
+def quantize(b: Builder, x: Tensor, scale: Tensor, zero: Tensor, axis: int, dtype: str) -> Tensor:
     """round(x / scale) + zero, halves away from zero, saturated."""
-    x, scale, zero = args
-    axis, dtype = int(attrs.get("axis", -1)), str(attrs.get("out_dtype") or "int8")
-    steps = b.op("Div", [x, b.along(scale, axis, len(x.shape))])
-    size = b.op("Floor", [b.op("Add", [b.op("Abs", [steps]), b.number(0.5, steps)])])
-    rounded = b.op("Mul", [b.op("Sign", [steps]), size])
-    total = b.op("Add", [rounded, b.cast(b.along(zero, axis, len(x.shape)), "float32")])
+    steps = half_away(b, b.op("Div", [x, b.along(b.cast(scale, x.dtype), axis, x.rank)]))
+    total = b.op("Add", [steps, b.along(b.cast(zero, x.dtype), axis, x.rank)])
     info = np.iinfo(dtype)
     low, high = (b.number(float(v), total) for v in (info.min, info.max))
     return b.cast(b.op("Clip", [total, low, high]), dtype)
 
 
+def dequantize(b: Builder, x: Tensor, scale: Tensor, zero: Tensor, axis: int) -> Tensor:
+    """(x - zero) * scale."""
+    whole = b.op("Sub", [b.cast(x, "int32"), b.along(b.cast(zero, "int32"), axis, x.rank)])
+    return b.op("Mul", [b.cast(whole, "float32"), b.along(scale, axis, x.rank)])
+
+
+def _quantize(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
+    x, scale, zero = args
+    axis = axis_of(attrs.whole("axis", -1), x.rank)
+    return quantize(b, x, scale, zero, axis, attrs.text("out_dtype", "int8"))
+
+
 def _dequantize(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
     x, scale, zero = args
-    axis, rank = int(attrs.get("axis", -1)), len(x.shape)
-    whole = b.op("Sub", [b.cast(x, "int32"), b.along(b.cast(zero, "int32"), axis, rank)])
-    return b.op("Mul", [b.cast(whole, "float32"), b.along(scale, axis, rank)])
+    axis = axis_of(attrs.whole("axis", -1), x.rank)
+    return b.cast(dequantize(b, x, scale, zero, axis), attrs.text("out_dtype", "float32"))
 
 
 def _zero_of(b: Builder, zero: Tensor, x: Tensor) -> Tensor:
     """A zero point in the type of what it belongs to."""
-    value = b.array(zero, "a zero point")
+    value, info = b.array(zero, "a zero point"), np.iinfo(x.dtype)
+    if not value.size or value.min() < info.min or value.max() > info.max:
+        raise ValueError(f"{value.tolist()} is no zero point of {x.dtype}")
     return b.constant(value.reshape(()) if value.size == 1 else value, x.dtype)
 
 
 def _conv2d(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
     """int32 sums of (x - its zero) * (w - its zero); scales are not applied."""
-    data = str(attrs.get("data_layout") or "NCHW")
-    kernel = str(attrs.get("kernel_layout") or "OIHW")
-    x, groups = first_channels(b, args[0], data), int(attrs.get("groups", 1))
-    w = args[1]
-    if groups > 1 and kernel == "HWOI":
-        height, width, channels, multiplier = w.shape
-        array = b.array(w, "the kernel").transpose(2, 3, 0, 1)
-        w = b.constant(array.reshape(channels * multiplier, 1, height, width))
-    else:
-        w = weight_first(b, w, kernel)
-    y = b.op(
-        "ConvInteger",
-        [x, w, _zero_of(b, args[2], x), _zero_of(b, args[3], w)],
-        strides=pair(attrs.get("strides", 1)),
-        pads=padding(attrs.get("padding", 0)),
-        dilations=pair(attrs.get("dilation", 1)),
-        group=groups,
-    )
-    return back(b, y, str(attrs.get("out_layout") or data))
+    x, w, zero_x, zero_w, *_ = args
+    return convolve(b, [x, w], attrs, 2, (_zero_of(b, zero_x, x), _zero_of(b, zero_w, w)))
 
 
 def _dense(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
     """int32 sums, (..., k) by (units, k)."""
-    x, w = args[0], args[1]
-    turned = b.constant(np.ascontiguousarray(b.array(w, "the weight").T)) if w.name in b.arrays else None
-    turned = turned or b.transpose(w, [1, 0])
-    return b.op("MatMulInteger", [x, turned, _zero_of(b, args[2], x), _zero_of(b, args[3], w)])
+    x, w, zero_x, zero_w, *_ = args
+    y = b.op("MatMulInteger", [x, turned(b, w), _zero_of(b, zero_x, x), _zero_of(b, zero_w, w)])
+    return b.cast(y, attrs.text("out_dtype", "int32"))
 
 
-def _binary(kind: str) -> Any:
-    """Both operands are brought to the result's scale (a product to its own), then combined."""
+def _sum(kind: str) -> Any:
+    """Both operands brought to the result's scale, then added or subtracted."""
 
     def convert(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
-        x, y, *rest = args
-        scales = [float(b.array(rest[i], "a scale").reshape(-1)[0]) for i in (0, 2, 4)]
-        zeros = [_number(b, rest[i], "a zero point") for i in (1, 3, 5)]
         parts = []
-        for operand, scale, zero in ((x, scales[0], zeros[0]), (y, scales[1], zeros[1])):
-            wide = b.op("Sub", [b.cast(operand, "int64"), b.constant(zero, "int64")])
-            if kind == "Add" and scale != scales[2]:
-                wide = _scaled(b, wide, [fixed_point(scale / scales[2])], -1, "UPWARD")
-            parts.append(wide)
+        wanted, zero = args[6], _zero(b, args[7])
+        none = b.constant(0, "int32")
+        for x, scale, offset, side in ((args[0], *args[2:4], "lhs"), (args[1], *args[4:6], "rhs")):
+            more = Attributes({"out_dtype": "int32", "axis": attrs.whole(f"{side}_axis", -1)})
+            parts.append(b.cast(_requantize(b, [x, scale, offset, wanted, none], more), "int64"))
         total = b.op(kind, parts)
-        ratio = np.array(1.0 if kind == "Add" else scales[0] * scales[1] / scales[2])
-        return _requantized(b, total, ratio, zeros[2], x.dtype, -1, "UPWARD")
+        return requantized(b, total, np.ones(1), zero, args[0].dtype)
 
     return convert
 
 
+def _product(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
+    """The product of both, whose scale is the float32 product of theirs, in the result's."""
+    sides = [attrs.whole(name, -1) for name in ("lhs_axis", "rhs_axis")]
+    scales = [_one(_scale(b, args[i]), "a scale") for i in (2, 4, 6)]
+    parts = [_less_zero(b, args[i], args[3 + 2 * i], sides[i], "int64") for i in (0, 1)]
+    ratio = np.array([np.float64(np.float32(scales[0] * scales[1])) / np.float64(scales[2])])
+    return requantized(b, b.op("Mul", parts), ratio, _zero(b, args[7]), args[0].dtype)
+
+
+def _brought(b: Builder, x: Tensor, scale: Tensor, zero: Tensor, to: list[Tensor], dtype: str) -> Tensor:
+    """``x`` requantized to the scale and zero point in ``to``, unless it has them already."""
+    same = np.array_equal(_scale(b, scale), _scale(b, to[0])) and _zero(b, zero) == _zero(b, to[1])
+    if same:
+        return b.cast(x, dtype)
+    return _requantize(b, [x, scale, zero, *to], Attributes({"out_dtype": dtype}))
+
+
 def _concatenate(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
     """Parts with scales of their own, each brought to the result's."""
-    parts, in_scales, in_zeros, out_scale, out_zero = args
-    wanted = b.array(out_scale, "the output scale").reshape(-1)[0]
-    zero = _number(b, out_zero, "the zero point")
-    made = []
-    for part, scale, offset in zip(parts, in_scales, in_zeros, strict=True):
-        same = b.array(scale, "a scale").reshape(-1)[0] == wanted
-        if same and _number(b, offset, "a zero point") == zero:
-            made.append(part)
-        else:
-            made.append(_requantize(b, [part, scale, offset, out_scale, out_zero], {"out_dtype": part.dtype}))
-    return b.op("Concat", made, axis=int(attrs.get("axis", 0)))
+    parts, scales, zeros, *wanted = args
+    made = [_brought(b, x, s, z, wanted, x.dtype) for x, s, z in zip(parts, scales, zeros, strict=True)]
+    return b.op("Concat", made, axis=attrs.whole("axis", 0))
+
+
+def _avg_pool2d(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
+    """An average of what was brought to the result's scale, cut towards zero."""
+    x, scale, zero, *wanted = args
+    brought = _brought(b, x, scale, zero, wanted, "int32")
+    attrs.required("pool_size")
+    return saturated(b, pool(b, brought, attrs, 2, "AveragePool"), x.dtype)
+
+
+def _elementwise(*kinds: str) -> Any:
+    """An operator on the numbers behind the integers."""
+
+    def convert(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
+        x, scale, zero, out_scale, out_zero = args
+        axis = axis_of(attrs.whole("axis", -1), x.rank)
+        y = dequantize(b, x, scale, zero, axis)
+        for kind in kinds:
+            y = b.op(kind, [y])
+        return quantize(b, y, out_scale, out_zero, axis, x.dtype)
+
+    return convert
 
 
 def _fixed_point_multiply(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
-    pairs = [(int(attrs["multiplier"]), int(attrs["shift"]))]
-    return b.cast(_scaled(b, b.cast(args[0], "int64"), pairs, -1, "UPWARD"), args[0].dtype)
+    pairs = [(attrs.whole("multiplier"), attrs.whole("shift"))]
+    return b.cast(scaled(b, b.cast(args[0], "int64"), pairs, -1, "UPWARD"), args[0].dtype)
+
+
+def _fixed_point_multiply_per_axis(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
+    """One multiplier, left shift and right shift for each along an axis."""
+    x, multiplier, left, right = args
+    axes = attrs.wholes("axes", [])
+    if len(axes) != 1:
+        raise ValueError("only along one axis")
+    lefts = b.array(left, "a shift") if attrs.flag("is_lshift_required") else np.zeros(1, np.int64)
+    rights = b.array(right, "a shift") if attrs.flag("is_rshift_required") else np.zeros(1, np.int64)
+    numbers = b.array(multiplier, "a multiplier").reshape(-1)
+    shifts = np.broadcast_to(lefts.reshape(-1) - rights.reshape(-1), numbers.shape)
+    if np.any((lefts > 0) & (rights > 0)):
+        raise ValueError("a shift to both sides")
+    pairs = [(int(m), int(s)) for m, s in zip(numbers, shifts, strict=True)]
+    return b.cast(scaled(b, b.cast(x, "int64"), pairs, axes[0], "UPWARD"), x.dtype)
 
 
 OPERATORS: Mapping[str, Any] = {
     "fixed_point_multiply": _fixed_point_multiply,
-    "qnn.add": _binary("Add"),
+    "fixed_point_multiply_per_axis": _fixed_point_multiply_per_axis,
+    "qnn.abs": _elementwise("Abs"),
+    "qnn.add": _sum("Add"),
+    "qnn.avg_pool2d": _avg_pool2d,
     "qnn.concatenate": _concatenate,
     "qnn.conv2d": _conv2d,
     "qnn.dense": _dense,
     "qnn.dequantize": _dequantize,
-    "qnn.mul": _binary("Mul"),
+    "qnn.erf": _elementwise("Erf"),
+    "qnn.exp": _elementwise("Exp"),
+    "qnn.log": _elementwise("Log"),
+    "qnn.mul": _product,
     "qnn.quantize": _quantize,
     "qnn.requantize": _requantize,
+    "qnn.rsqrt": _elementwise("Sqrt", "Reciprocal"),
+    "qnn.sigmoid": _elementwise("Sigmoid"),
+    "qnn.sqrt": _elementwise("Sqrt"),
+    "qnn.subtract": _sum("Sub"),
+    "qnn.tanh": _elementwise("Tanh"),
 }
