@@ -7,6 +7,7 @@ products of scales.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ class Builder:
         return Tensor(name, shape, dtype)
 
     def constant(self, array: Any, dtype: str | None = None, name: str = "") -> Tensor:
-        value = np.asarray(array, dtype)
+        value = np.asarray(array, dtype and known_dtype(dtype))
         name = name or f"constant{len(self.stored)}"
         self.stored.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name))
         self.arrays[name] = value
@@ -191,7 +192,11 @@ def _require_size(shape: Sequence[int]) -> None:
 
 
 def _kind(dtype: str) -> int:
-    try:
-        return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
-    except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"the element type {dtype} is not supported") from error
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(known_dtype(dtype))))
+
+
+def known_dtype(dtype: str) -> str:
+    """``dtype`` if it is an element type that NumPy and ONNX have."""
+    if not re.fullmatch(r"float(16|32|64)|u?int(8|16|32|64)|bool", dtype):
+        raise ValueError(f"the element type {dtype} is not supported")
+    return dtype

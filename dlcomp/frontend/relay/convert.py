@@ -270,6 +270,10 @@ class _Conversion:
             shapes = ", ".join(
                 f"{a.dtype}{list(a.shape)}" if isinstance(a, Tensor) else "(...)" for a in arguments
             )
-            text = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+            text = str(error)
+            if isinstance(error, KeyError):
+                text = f"there is no {error}"
+            elif isinstance(error, AttributeError):
+                text = "a tuple or a function is no operand"
             raise self._error(node, f"{name} of {shapes or 'nothing'}: {text}") from error
         return result

@@ -28,6 +28,10 @@ def convolve(
     dtype = attrs.text("out_dtype", "int32" if x.is_integer else x.dtype)
     x = to_layout(b, x, data, first)
     w = _depthwise(b, to_layout(b, w, kernel, "OI" + spatial), x.shape[1], groups)
+    if groups < 1 or w.shape[1] * groups != x.shape[1] or w.shape[0] % groups:
+        raise ValueError(
+            f"{x.shape[1]} channels in {groups} groups do not fit a kernel of {w.shape[0]} by {w.shape[1]}"
+        )
     options = {
         "strides": attrs.each("strides", rank),
         "pads": attrs.pads(rank),
