@@ -27,7 +27,9 @@ def _verbose(count: int) -> int:
     return count
 
 
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="An ONNX file, or Relay text.", show_default=False)
+]
 ArtifactPath = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A .dlc file.", show_default=False)]
 Shapes = Annotated[
     list[str] | None,

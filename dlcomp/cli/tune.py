@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlcomp.cli.options import Json, Shapes, Verbose, parse_shapes
+from dlcomp.cli.options import Json, Shapes, Values, Verbose, parse_shapes
 from dlcomp.cli.output import say, show
 from dlcomp.errors import UsageError
 
@@ -48,6 +48,7 @@ def command(
         typer.Option("--curve", metavar="PNG", help="Default: curve.png and .json in the database."),
     ] = None,
     shape: Shapes = None,
+    values: Values = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the search.")] = 0,
     json: Json = None,
     verbose: Verbose = 0,
@@ -58,7 +59,7 @@ def command(
     from dlcomp.tune import EFFORTS
     from dlcomp.tune.tuner import Budget
 
-    subject = _subject(what, shape)
+    subject = _subject(what, shape, values)
     count = trials if trials is not None else EFFORTS[2 if effort is None else effort]
     with _Live() as live:
         result: Progress = dlcomp.tune(
@@ -82,7 +83,7 @@ def command(
     return 130 if result.interrupted else 0
 
 
-def _subject(what: list[str], shape: list[str] | None) -> Any:
+def _subject(what: list[str], shape: list[str] | None, values: Path | None) -> Any:
     """A model, or the workload that the words name."""
     if what[0] == "gemm" and len(what) > 1:
         from dlcomp.schedules.workload import Gemm
@@ -95,7 +96,7 @@ def _subject(what: list[str], shape: list[str] | None) -> Any:
         raise UsageError(f"one model, not {len(what)}", hint=_USAGE)
     import dlcomp
 
-    return dlcomp.load(Path(what[0]), parse_shapes(shape))
+    return dlcomp.load(Path(what[0]), parse_shapes(shape), values=values)
 
 
 class _Live:

@@ -58,9 +58,9 @@ def load(
     from dlcomp.frontend.shapes import bind
     from dlcomp.frontend.simplify import simplify
     from dlcomp.frontend.text import has_text
-    from dlcomp.frontend.values import fix, from_file
+    from dlcomp.frontend.values import fix, values_of
 
-    known = from_file(values) if isinstance(values, str | os.PathLike) else values or {}
+    known = values_of(values)
     network, name = read(source, known, shapes)
     if has_text(network):
         return _with_text(network, name, shapes, known, source)

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx
 
@@ -16,9 +17,11 @@ from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.macs import count_macs
 from dlcomp.frontend.operators import UnsupportedOp, nodes, qualified
 from dlcomp.frontend.read import read, tensors
+from dlcomp.frontend.relay import PRODUCER
 from dlcomp.frontend.shapes import bind, declared
 from dlcomp.frontend.simplify import simplify
 from dlcomp.frontend.text import has_text, split
+from dlcomp.frontend.values import fix, values_of
 from dlcomp.model import TensorSpec
 
 # Constants of these types are shapes, axes and flags, not weights.
@@ -64,15 +67,20 @@ class Inspection:
 def inspect(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
+    values: Mapping[str, Any] | str | os.PathLike[str] | None = None,
 ) -> Inspection:
     """Look into a network; with ``shapes`` (for every symbolic input, or none) the MACs are known.
+
+    ``values`` are inputs to fix, as in :func:`dlcomp.frontend.load`.
 
     Raises
     ------
     UsageError, ModelError
         As :func:`dlcomp.frontend.load`, but for unsupported operators.
     """
-    network, name = read(source)
+    known = values_of(values)
+    network, name = read(source, known, shapes)
+    network = fix(network, {} if network.producer_name == PRODUCER else known)
     whole = network
     if has_text(network):
         network, _ = split(network, name)

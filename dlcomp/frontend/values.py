@@ -43,6 +43,11 @@ def from_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ModelError(f"not an .npz of plain arrays: {error}", where=str(path)) from error
 
 
+def values_of(given: Mapping[str, Any] | str | os.PathLike[str] | None) -> Mapping[str, Any]:
+    """What ``values`` names: arrays by name, a file of them (:func:`from_file`), or nothing."""
+    return from_file(given) if isinstance(given, str | os.PathLike) else given or {}
+
+
 def fix(network: onnx.ModelProto, values: Mapping[str, Any]) -> onnx.ModelProto:
     """A copy of ``network`` in which the inputs named in ``values`` are constants.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,13 +12,13 @@ import onnx
 __all__ = ["PRODUCER", "is_relay", "to_onnx"]
 
 # How an ONNX network says that it was Relay text.
-PRODUCER = "dlcomp.relay"
+PRODUCER = "Relay text"
 
 
 def is_relay(text: bytes) -> bool:
     """Whether a file begins as Relay text does."""
     head = text[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
-    return head.startswith((b"#[version", b"def @", b"fn (", b"free_var %"))
+    return re.match(rb"#\[version|def @|fn ?\(|free_var %|type \w+ ?[\[{]", head) is not None
 
 
 def to_onnx(

@@ -17,6 +17,7 @@ from dlcomp.frontend.relay import PRODUCER, syntax
 from dlcomp.frontend.relay.attributes import Attributes
 from dlcomp.frontend.relay.builder import OPSET, Builder, Tensor
 from dlcomp.frontend.relay.operators import OPERATORS, PLAIN
+from dlcomp.frontend.relay.parse import DEEP
 
 # Calls inside calls; a recursive function goes on for ever.
 _DEEPEST = 64
@@ -48,7 +49,7 @@ def convert(
             )
         return _Conversion(module, constants, values, shapes, name).network()
     except RecursionError as error:
-        raise ModelError("expressions are nested too deep", where=name) from error
+        raise ModelError(f"{module.functions['main'].place}: {DEEP}", where=name) from error
 
 
 def _operators(part: Any) -> Iterator[syntax.Operator]:

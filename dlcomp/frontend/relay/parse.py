@@ -46,12 +46,16 @@ binding: ["let"] VAR [mark] [":" type] "=" expr ";"
     | block
     | "if" "(" expr ")" block "else" block -> branch
 arguments: argument ("," argument)* [","]
-?argument: NAME "=" attribute -> named | expr
+// Types of the operands stand among them in what releases before 0.8 printed.
+?argument: NAME "=" attribute -> named
+    | "Tensor" "[" "(" [dimension ("," dimension)*] [","] ")" "," NAME "]" -> type_argument
+    | expr
 ?attribute: NUMBER -> plain_number
     | STRING -> string
     | "True" -> true
     | "False" -> false
     | meta
+    | DEVICE -> mapping
     | NAME -> word
     | NAME "(" [pair ("," pair)*] ")" -> mapping
     | "[" [attribute ("," attribute)*] [","] "]" -> list_
@@ -68,6 +72,7 @@ dimension: NUMBER | "?" | meta
 VAR: /%(\d+|[A-Za-z_][\w.:\/\-]*[\w]|[A-Za-z_])/
 GLOBAL: /@[A-Za-z_][\w.]*/
 PROJECT: /\.\d+/
+DEVICE.3: /VirtualDevice\((?:[^()]|\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))*\)/
 NUMBER.2: /-?(\d+\.?\d*([eE][+-]?\d+)?|inf|nan)(f16|f32|f64|f|i8|i16|i32|i64|u8|u16|u32|u64|bool)?\b/
 NAME: /[A-Za-z_]\w*(\.[A-Za-z_]\w*)*/
 STRING: /"(\\.|[^"\\])*"|'[^']*'/
@@ -76,7 +81,9 @@ STRING: /"(\\.|[^"\\])*"|'[^']*'/
 %ignore /\/\/[^\n]*/
 %ignore /#\[version[^\]]*\]/
 """
+DEEP = "expressions are nested too deep"
 _BIND = "bind inner expressions to names: print the module after ToGraphNormalForm or ToANormalForm"
+_SCALAR = r"(u?int|float)\d+|bool"
 _DTYPES = {"f": "float32", "f16": "float16", "f32": "float32", "f64": "float64", "bool": "bool"}
 
 
@@ -93,10 +100,12 @@ def parse(text: str, name: str) -> syntax.Module:
     except UnexpectedInput as error:
         raise _unexpected(error, text, name) from error
     except VisitError as error:
-        meta = getattr(error.obj, "meta", error.obj)
-        raise ModelError(f"{_place(meta)}: not Relay text: {error.orig_exc}", where=name) from error
+        place = _place(getattr(error.obj, "meta", error.obj))
+        if isinstance(error.orig_exc, RecursionError):
+            raise ModelError(f"{place}: {DEEP}", where=name, hint=_BIND) from error
+        raise ModelError(f"{place}: not Relay text: {error.orig_exc}", where=name) from error
     except RecursionError as error:
-        raise ModelError("expressions are nested too deep", where=name, hint=_BIND) from error
+        raise ModelError(f"{Place(1, 1)}: {DEEP}", where=name, hint=_BIND) from error
     if "main" not in functions:
         raise ModelError(
             f"{Place(1, 1)}: there is no function @main",
@@ -149,6 +158,12 @@ def _number(token: str) -> tuple[Any, str]:
 
 def _place(meta: Any) -> Place:
     return Place(getattr(meta, "line", 0), getattr(meta, "column", 0))
+
+
+def _is_type(item: Any) -> bool:
+    return isinstance(item, syntax.TensorType) or (
+        isinstance(item, syntax.Operator) and re.fullmatch(_SCALAR, item.name) is not None
+    )
 
 
 def _present(items: list[Any]) -> list[Any]:
@@ -211,7 +226,7 @@ class _Tree(Transformer[Token, Any]):
     @v_args(meta=True)
     def call(self, meta: Any, items: list[Any]) -> syntax.Call:
         callee, given = items
-        given = _present(given or [])
+        given = [item for item in _present(given or []) if not _is_type(item)]
         named: dict[str, Any] = dict(item for item in given if isinstance(item, tuple))
         plain = tuple(item for item in given if not isinstance(item, tuple))
         return syntax.Call(_place(meta), callee, plain, named)
@@ -299,6 +314,9 @@ class _Tree(Transformer[Token, Any]):
     def tensor_type(self, items: list[Any]) -> syntax.TensorType:
         *dims, dtype = _present(items)
         return syntax.TensorType(tuple(None if d == "?" else d for d in dims), str(dtype))
+
+    def type_argument(self, items: list[Any]) -> syntax.TensorType:
+        return self.tensor_type(items)
 
     def scalar_type(self, items: list[Any]) -> syntax.TensorType:
         return syntax.TensorType((), str(items[0]))
