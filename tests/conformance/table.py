@@ -56,8 +56,8 @@ def markdown(results: Results) -> str:
     lines = [
         "# ONNX backend tests by operator",
         "",
-        "Written by `make conformance`. Inputs that decide about shapes are fixed when dlcomp loads a",
-        "network; onnxruntime and TVM's own frontend get them when it runs, as far as they can.",
+        "Written by `make conformance`. All three get every input when the network runs; dlcomp and TVM's",
+        "own frontend get the shapes before.",
         "",
         "| operator | tests | dlcomp | onnxruntime | TVM |",
         "|---|---:|---:|---:|---:|",
