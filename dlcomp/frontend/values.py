@@ -18,7 +18,11 @@ from dlcomp.frontend.check import dtype_name, real_inputs
 from dlcomp.frontend.shapes import declared
 
 
-def from_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+class Stored(dict[str, np.ndarray]):
+    """Arrays of a file, which may hold more than a network takes."""
+
+
+def from_file(path: str | os.PathLike[str]) -> Stored:
     """The arrays of an ``.npz``, or of a file of parameters that TVM wrote.
 
     Raises
@@ -35,10 +39,10 @@ def from_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     if not data.startswith(b"PK"):
-        return parameters_of(data, str(path))
+        return Stored(parameters_of(data, str(path)))
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            return Stored({name: arrays[name] for name in arrays.files})
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise ModelError(f"not an .npz of plain arrays: {error}", where=str(path)) from error
 

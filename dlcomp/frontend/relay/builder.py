@@ -88,8 +88,9 @@ class Builder:
         results = self._inferred(node, present)
         if all(x.name in self.arrays for x in present):
             size = sum(math.prod(x.shape) for x in (*present, *results))
-            if size <= _FOLDED:
-                return [self.constant(array) for array in self._computed(node, present, results)]
+            computed = self._computed(node, present, results) if size <= _FOLDED else None
+            if computed is not None:
+                return [self.constant(array) for array in computed]
         self.nodes.append(node)
         return results
 
@@ -118,7 +119,8 @@ class Builder:
 
     def _computed(
         self, node: onnx.NodeProto, operands: Sequence[Tensor], results: Sequence[Tensor]
-    ) -> list[np.ndarray]:
+    ) -> list[np.ndarray] | None:
+        """The results in ONNX's reference; None for what it cannot do, which then stays a node."""
         from onnx.reference import ReferenceEvaluator
 
         def info(x: Tensor) -> onnx.ValueInfoProto:
@@ -127,8 +129,11 @@ class Builder:
         inputs = {x.name: info(x) for x in operands}
         graph = helper.make_graph([node], "g", list(inputs.values()), [info(x) for x in results])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
-        with np.errstate(all="ignore"):
-            made = ReferenceEvaluator(model).run(None, {name: self.arrays[name] for name in inputs})
+        try:
+            with np.errstate(all="ignore"):
+                made = ReferenceEvaluator(model).run(None, {name: self.arrays[name] for name in inputs})
+        except Exception:
+            return None
         return [np.asarray(array, x.dtype).reshape(x.shape) for array, x in zip(made, results, strict=True)]
 
     # -- what many converters need ---------------------------------------------------------------------------

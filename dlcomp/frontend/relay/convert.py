@@ -5,6 +5,7 @@ Functions are inlined where they are called; a branch must be decided by a const
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,9 @@ from dlcomp.frontend.relay.attributes import Attributes
 from dlcomp.frontend.relay.builder import OPSET, Builder, Tensor
 from dlcomp.frontend.relay.operators import OPERATORS, PLAIN
 from dlcomp.frontend.relay.parse import DEEP
+from dlcomp.frontend.values import Stored
 
+_LOG = logging.getLogger(__name__)
 # Calls inside calls; a recursive function goes on for ever.
 _DEEPEST = 64
 # What a converter, NumPy or ONNX says of operands and attributes that do not fit.
@@ -76,7 +79,7 @@ class _Conversion:
         name: str,
     ) -> None:
         self.module, self.constants, self.values, self.name = module, constants, dict(values), name
-        self.shapes = shapes
+        self.shapes, self.from_file = shapes, isinstance(values, Stored)
         self.builder = Builder()
         self.seen: dict[tuple[str, int], Tensor] = {}
 
@@ -88,7 +91,9 @@ class _Conversion:
             f"v{k}" if k not in names and f"v{k}" in names else k: v for k, v in self.values.items()
         }
         unused = sorted(set(self.values) - names)
-        if unused:
+        if unused and self.from_file and set(self.values) & names:
+            _LOG.info("parameters that @main does not have: %s", ", ".join(unused))
+        elif unused:
             raise ModelError(
                 f"{main.place}: @main has no parameter {', '.join(map(repr, unused))}",
                 where=self.name,

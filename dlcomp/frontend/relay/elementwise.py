@@ -38,13 +38,9 @@ def within(value: float, dtype: str) -> Any:
     if not dtype.startswith(("int", "uint")):
         return value
     info = np.iinfo(dtype)
-    return (
-        max(info.min, min(info.max, int(value)))
-        if np.isfinite(value)
-        else info.min
-        if value < 0
-        else info.max
-    )
+    if not np.isfinite(value):
+        return info.min if value < 0 else info.max
+    return max(info.min, min(info.max, int(value)))
 
 
 def _round(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
@@ -178,7 +174,7 @@ def _full_like(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
 
 def _arange(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
     start, stop, step = (b.array(x, "a bound").item() for x in args)
-    if not step or abs((stop - start) / step) > 2**28:
+    if not step or abs((stop - start) / step) > 2**24:
         raise ValueError(f"from {start} to {stop} in steps of {step}")
     return b.constant(np.arange(start, stop, step).astype(attrs.text("dtype", "float32")))
 

@@ -13,7 +13,7 @@ from dlcomp.frontend.relay.attributes import Attributes
 from dlcomp.frontend.relay.builder import Builder, Tensor, axis_of
 from dlcomp.frontend.relay.layouts import to_layout
 
-_ENDLESS = 2**31 - 1
+_ENDLESS, _MOST_PARTS = 2**31 - 1, 2**16
 
 
 def new_shape(given: tuple[int, ...], codes: list[int], keep_zeros: bool = False) -> list[int]:
@@ -106,7 +106,7 @@ def _split(b: Builder, args: list[Any], attrs: Attributes) -> Any:
         sizes = [high - low for low, high in itertools.pairwise(edges)]
     else:
         count = attrs.whole("indices_or_sections")
-        if count < 1 or size % count:
+        if not 1 <= count <= _MOST_PARTS or size % count:
             raise ValueError(f"{size} does not divide into {count} parts")
         sizes = [size // count] * count
     if min(sizes) < 0:
@@ -183,9 +183,11 @@ def _one_hot(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
     indices, on, off = args
     depth = attrs.whole("depth", 1)
     axis = axis_of(attrs.whole("axis", -1), indices.rank + 1)
-    places = b.along(b.constant(np.arange(depth), indices.dtype), axis, indices.rank + 1)
     wide = b.reshape(indices, [*indices.shape[:axis], 1, *indices.shape[axis:]])
+    if not 1 <= depth <= 2**24:
+        raise ValueError(f"a depth of {depth}")
     dtype = attrs.text("dtype", on.dtype)
+    places = b.along(b.constant(np.arange(depth), indices.dtype), axis, indices.rank + 1)
     return b.op("Where", [b.op("Equal", [wide, places]), b.cast(on, dtype), b.cast(off, dtype)])
 
 
@@ -202,10 +204,9 @@ def _repeat(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:
     if axis is None:
         x, axis = b.reshape(x, [-1]), 0
     axis = axis_of(int(axis), x.rank)
-    if count < 1 or count * math.prod(x.shape) > _ENDLESS:
-        raise ValueError(f"{list(x.shape)} repeated {count} times")
-    indices = np.repeat(np.arange(x.shape[axis]), count)
-    return b.op("Gather", [x, b.constant(indices, "int64")], axis=axis)
+    before, behind = list(x.shape[: axis + 1]), list(x.shape[axis + 1 :])
+    wide = b.spread(b.reshape(x, [*before, 1, *behind]), [*before, count, *behind])
+    return b.reshape(wide, [*before[:-1], before[-1] * count, *behind])
 
 
 def _broadcast_to(b: Builder, args: list[Any], attrs: Attributes) -> Tensor:

@@ -13,6 +13,8 @@ from dlcomp.frontend.relay.attributes import Attributes
 from dlcomp.frontend.relay.builder import Builder, Tensor
 from dlcomp.frontend.relay.layouts import plain, to_layout
 
+# One node for each shift, and one count for each pixel.
+_MOST_SHIFTS, _LARGEST_IMAGE = 4096, 2**26
 _LOWEST = {"int16": -(2**15), "int32": -(2**31), "int64": -(2**63), "uint16": 0, "uint32": 0}
 
 
@@ -52,6 +54,8 @@ def _by_shifts(
 ) -> Tensor:
     """The padded image, shifted to every place in the window, combined."""
     rank = len(kernel)
+    if math.prod(kernel) > _MOST_SHIFTS or math.prod(x.shape[2:]) > _LARGEST_IMAGE:
+        raise ValueError(f"a window of {kernel} over integers of {list(x.shape[2:])} is too large")
     average = kind == "AveragePool"
     empty = 0 if average else _LOWEST[x.dtype]
     flat = [0, 0, *pads[:rank], 0, 0, *pads[rank:]]
@@ -114,7 +118,7 @@ def _adaptive_pool(kind: str, rank: int) -> Any:
         x = to_layout(b, args[0], layout, plain(rank))
         size = attrs.get("output_size")
         wanted = list(x.shape[2:]) if size in (None, []) else attrs.each("output_size", rank)
-        if min(wanted) < 1:
+        if min(wanted) < 1 or max(wanted) > _MOST_SHIFTS:
             raise ValueError(f"an image of {wanted}")
         if wanted == [1] * rank:
             y = _whole(b, x, kind)

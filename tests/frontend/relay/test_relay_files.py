@@ -132,6 +132,17 @@ def test_the_command_line(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, X @ w.T, rtol=1e-5)
 
 
+def test_a_file_of_parameters_may_hold_more(tmp_path: Path) -> None:
+    """Importers kept counters and the like that no operator takes; a name given by hand is a mistake."""
+    path, w = tmp_path / "net.params", np.ones((4, 3), "float32")
+    path.write_bytes(parameters({"0.weight": w, "bn.num_batches_tracked": np.array(7, "int64")}))
+    (found,) = dlcomp.load(WEIGHTED.encode(), values=path).compile().run({"data": X}).values()
+    np.testing.assert_allclose(found, X @ w.T, rtol=1e-5)
+    path.write_bytes(parameters({"other": w}))
+    with pytest.raises(ModelError, match="no parameter 'other'"):
+        dlcomp.load(WEIGHTED.encode(), values=path)
+
+
 @pytest.mark.parametrize("cut", [4, 20, 24, 40, 60, 90, -1])
 def test_a_damaged_file_of_parameters(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "net.params"

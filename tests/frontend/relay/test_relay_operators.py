@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from relay_text import metadata
 from topi_reference import compute
 
 import dlcomp
 from dlcomp.errors import ModelError
+from dlcomp.frontend.relay.builder import Builder
+from dlcomp.frontend.relay.layouts import to_layout
 
 RNG = np.random.default_rng(7)
 IMAGE = RNG.standard_normal((2, 4, 9, 7)).astype("float32")
@@ -90,7 +94,7 @@ def test_resize(method: str, size: tuple[int, int], coordinates: str) -> None:
     half up; a cubic spline has -0.5."""
     up = "round_prefer_ceil"
     empty = up if coordinates == "align_corners" else ""
-    for given, meant in ((', rounding_method=""', empty), ("", up)):
+    for printed, meant in ((', rounding_method=""', empty), ("", up)):
         right = compute(
             lambda x, meant=meant: topi().image.resize2d(
                 x, (0.0,) * 4, size, "NCHW", method, coordinates, meant, -0.5, 0
@@ -99,7 +103,7 @@ def test_resize(method: str, size: tuple[int, int], coordinates: str) -> None:
         )
         expression = (
             f'image.resize2d(%x, size={list(size)}, roi=[0f, 0f, 0f, 0f], method="{method}", '
-            f'coordinate_transformation_mode="{coordinates}"{given})'
+            f'coordinate_transformation_mode="{coordinates}"{printed})'
         )
         same(run(expression, {"x": IMAGE}), right, 1e-4)
 
@@ -270,6 +274,40 @@ def test_group_norm() -> None:
     )
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_slices_are_those_of_numpy(data: st.DataObject) -> None:
+    """Places from either end, beyond the ends, and steps of either sign."""
+    axes = data.draw(st.lists(st.sampled_from([0, 1, 2, 3]), min_size=1, max_size=3, unique=True))
+    cuts = [slice(None)] * 4
+    for axis in axes:
+        step = data.draw(st.sampled_from([1, 2, 3, -1, -2]))
+        low, high = (data.draw(st.integers(-12, 12)) for _ in range(2))
+        cut = slice(low, high, step)
+        assume(len(range(*cut.indices(IMAGE.shape[axis]))) > 0)
+        cuts[axis] = cut
+    begin, end, steps = ([getattr(cuts[a], part) for a in axes] for part in ("start", "stop", "step"))
+    call = f"strided_slice(%x, begin={begin}, end={end}, strides={steps}, axes={axes})"
+    same(run(call, {"x": IMAGE}), IMAGE[tuple(cuts)], 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.permutations("NCHW"), st.permutations("NCHW"), st.sampled_from([0, 2, 4]))
+def test_layouts_and_back(one: list[str], two: list[str], block: int) -> None:
+    """From any layout to any other and back is what it was, blocks included."""
+    source, wanted = "".join(one), "".join(two) + (f"{block}c" if block else "")
+    b = Builder()
+    x = np.arange(4**4 * 3).reshape([12 if axis == "C" else 4 for axis in source])
+    there = to_layout(b, b.constant(x), source, wanted)
+    right = x.transpose([source.index(axis) for axis in two])
+    if block:
+        place = two.index("C")
+        right = right.reshape(*right.shape[:place], 12 // block, block, *right.shape[place + 1 :])
+        right = np.moveaxis(right, place + 1, -1)
+    np.testing.assert_array_equal(b.array(there, "it"), right)
+    np.testing.assert_array_equal(b.array(to_layout(b, there, wanted, source), "it"), x)
+
+
 def test_look_ups() -> None:
     x = RNG.standard_normal((3, 4, 5)).astype("float32")
     places = np.array([[0, 2, 1], [3, 0, 1]], "int64")
@@ -299,6 +337,8 @@ def test_look_ups() -> None:
         ('cast(%x, dtype="float33")', "the element type float33 is not supported"),
         ("nn.relu((%x, %x))", "a tuple or a function is no operand"),
         ("add(%x, 300i8)", "300 is no int8"),
+        ('nn.avg_pool2d(cast(%x, dtype="int32"), pool_size=[99, 99])', "is too large"),
+        ("repeat(%x, repeats=999999999, axis=1)", "too large"),
         ("nn.conv2d(%x, %x, groups=0)", "4 channels in 0 groups do not fit a kernel of 2 by 4"),
     ],
 )
