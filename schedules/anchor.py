@@ -34,6 +34,8 @@ class Anchor:
         What the operator reads, in the order of its ``compute``.
     output : buffer
         What the function writes.
+    kept : buffer or None
+        Where the operator's own result goes too, if the function gives that as well.
     epilogue : callable
         ``epilogue(indices, value, load) -> expression``: what to store at ``indices`` (one for
         each output dimension) when the operator's own result there is ``value``; every other
@@ -46,6 +48,7 @@ class Anchor:
     inputs: Sequence[Any]
     output: Any
     epilogue: Callable[[Sequence[Any], Any, Load], Any]
+    kept: Any = None
 
     def schedule_of(self, body: Any) -> Any:
         """The function with ``body``, as a ``tvm.s_tir.Schedule``."""
@@ -103,4 +106,6 @@ def find(func: Any) -> Anchor | None:
 
         return rewrite(store.value, replace)
 
-    return Anchor(**parts, output=store.buffer, epilogue=epilogue)
+    # FuseOps does not see that a cast of the result reads it.
+    kept = result if any(p.same_as(result) for p in parts["func"].params) else None
+    return Anchor(**parts, output=store.buffer, epilogue=epilogue, kept=kept)

@@ -13,6 +13,8 @@ import tvm
 from tvm import IRModule, relax, tirx
 
 from dlcomp.codegen.link import objects_of
+from dlcomp.frontend.symbolic import dim_of, product, surely_equal
+from dlcomp.graph.walk import rebuild
 from dlcomp.target import Target
 
 
@@ -62,7 +64,7 @@ def _program(module: IRModule, own: dict[Any, Any], target: Target) -> Any:
     """``tvm.relax.VMExecutable`` of the program with the kernels ``own``; it finds the others by name."""
     passes = tvm.transform.Sequential(
         [
-            relax.transform.RewriteDataflowReshape(),
+            _views(),
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
             relax.transform.CallTIRRewrite(),
@@ -78,6 +80,43 @@ def _program(module: IRModule, own: dict[Any, Any], target: Target) -> Any:
     )
     with tvm.transform.PassContext(opt_level=3):
         return tvm.compile(module, target=target.to_tvm(), relax_pipeline=passes)
+
+
+def _views() -> Any:
+    """A pass that makes of kernels that only copy a tensor into another shape a view of it.
+
+    TVM has the same pass, but fails on some moves of open dimensions that it cannot analyse.
+    """
+
+    def rewrite(module: IRModule, _: Any) -> IRModule:
+        copies = {var for var, func in module.functions.items() if _only_reshapes(func)}
+
+        def step(builder: relax.BlockBuilder, value: Any) -> Any:
+            if not (isinstance(value, relax.Call) and str(getattr(value.op, "name", "")) == "relax.call_tir"):
+                return value
+            # Open dimensions are operands too.
+            tensors = [field for field in value.args[1].fields if isinstance(field.ty, relax.TensorType)]
+            if value.args[0] not in copies or len(tensors) != 1:
+                return value
+            source, made = tensors[0].ty, value.ty_args[0]
+            if source.shape is None or str(source.dtype) != str(made.dtype):
+                return value
+            if not surely_equal(*(product([dim_of(d) for d in ty.shape]) for ty in (source, made))):
+                return value
+            return relax.op.reshape(tensors[0], made.shape)
+
+        return rebuild(module, step)
+
+    return tvm.transform.module_pass(rewrite, opt_level=0, name="Views")
+
+
+def _only_reshapes(func: Any) -> bool:
+    if not isinstance(func, tirx.PrimFunc) or len(func.params) < 2:
+        return False
+    try:
+        return bool(relax.analysis.has_reshape_pattern(func))
+    except Exception:  # a move of open dimensions that TVM cannot analyse
+        return False
 
 
 def _elsewhere(module: IRModule, own: dict[Any, Any]) -> Any:

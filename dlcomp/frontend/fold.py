@@ -44,13 +44,17 @@ def fold(network: onnx.ModelProto) -> None:
 def _round(network: onnx.ModelProto) -> bool:
     graph = network.graph
     try:
-        shapes: Shapes = static_shapes(inferred(network))
+        known = inferred(network)
     except Exception:  # an inconsistent graph is left to the importer's messages
-        shapes = static_shapes(graph)
+        known = graph
+    shapes: Shapes = static_shapes(known)
+    kinds = {v.name: v.type.tensor_type.elem_type for v in (*known.value_info, *known.output)}
     constants = {tensor.name: tensor for tensor in graph.initializer}
     kept = []
     for node in graph.node:
-        results = _evaluate(node, constants, shapes, network.opset_import)
+        results = _empty(node, shapes, kinds)
+        if results is None:
+            results = _evaluate(node, constants, shapes, network.opset_import)
         if results is None:
             kept.append(node)
             continue
@@ -70,6 +74,19 @@ def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> No
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
+
+
+def _empty(node: onnx.NodeProto, shapes: Shapes, kinds: Mapping[str, int]) -> list[np.ndarray] | None:
+    """The results of ``node`` where none has an element, whatever its operands are."""
+    names = [name for name in node.output if name]
+    if not names or any(0 not in shapes.get(name, ()) or not kinds.get(name) for name in names):
+        return None
+    if any(kinds[name] == onnx.TensorProto.STRING for name in names):
+        return None
+    return [
+        np.zeros(shapes[name], helper.tensor_dtype_to_np_dtype(kinds[name])) if name else np.zeros(0)
+        for name in node.output
+    ]
 
 
 def _evaluate(

@@ -15,17 +15,11 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from dlcomp.frontend import host, symbolic
 from dlcomp.frontend.check import dtype_name
+from dlcomp.frontend.equal_dims import equal_places
 from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.operators import deciding, runs_on_host, taken
 from dlcomp.frontend.ops import CONVERTERS, open_shapes
 from dlcomp.frontend.ops.arithmetic import shape_of
-
-# Operators of several operands that broadcast.
-_BROADCASTING = frozenset(
-    """
-    Add Sub Mul Div Pow Max Min Sum Mean Where Equal Less LessOrEqual Greater GreaterOrEqual And Or Xor Mod
-    """.split()
-)
 
 
 def to_relax(network: onnx.ModelProto) -> tuple[Any, dict[str, Any]]:
@@ -113,21 +107,20 @@ class _OpenImporter(_Importer):
         names = taken(node)
         self._materialise(names)
         if own is not None:
-            attrs = self._parse_attr(node.attribute)
+            attrs = {**self._parse_attr(node.attribute), "outputs": len(node.output)}
             inputs = [self._nodes[name] if name else None for name in node.input]
             expr = own(self.bb, inputs, known, attrs)
             if expr is not None:
-                self._nodes[node.output[0]] = self.bb.normalize(expr)
+                results = expr if isinstance(expr, list) else [expr]
+                made = zip(node.output, results, strict=False)
+                self._nodes.update({name: self.bb.normalize(result) for name, result in made})
                 return
         if runs_on_host(node) or any(not self._is_known(name) for name in deciding(node)):
             operands = {name: self._nodes[name] for name in names}
             results = host.call(self.bb, node, operands, self.types, self.opsets)
             self._nodes.update({name: r for name, r in zip(node.output, results, strict=True) if name})
             return
-        if node.op_type in _BROADCASTING:
-            self._agree(node, None)
-        elif node.op_type == "Concat":
-            self._agree(node, int(self._parse_attr(node.attribute)["axis"]))
+        self._agree(node)
         super()._construct_nodes(SimpleNamespace(node=[node]))
         if result is not None:
             self._known[node.output[0]] = result
@@ -146,31 +139,24 @@ class _OpenImporter(_Importer):
         kind = dtype_name(value.type.tensor_type.elem_type) if value is not None else "int64"
         return open_shapes.tensor_of(self._known[name], kind)
 
-    def _agree(self, node: onnx.NodeProto, along: int | None) -> None:
+    def _agree(self, node: onnx.NodeProto) -> None:
         """Makes dimensions that must be equal, but cannot be seen to be, the same expression.
 
-        That they are is checked when the network runs. Without ``along`` the operands broadcast, and an open
-        dimension is never taken for one that does; else they are concatenated along that axis.
+        That they are is checked when the network runs.
         """
-        names = [name for name in dict.fromkeys(node.input) if name]
-        shapes = {name: shape_of(self._nodes[name]) for name in names}
-        rank = max(map(len, shapes.values()))
-        aligned = {name: [1] * (rank - len(dims)) + dims for name, dims in shapes.items()}
-        for axis in range(rank):
-            if along is not None and axis == along % rank:
+        values = {name: self._nodes.get(name) for name in node.input if name}
+        if any(not isinstance(v, relax.Expr) or v.ty.shape is None for v in values.values()):
+            return
+        given = {name: shape_of(value) for name, value in values.items()}
+        wanted = {name: list(dims) for name, dims in given.items()}
+        for group in equal_places(node, given, self._parse_attr(node.attribute)):
+            dims = [wanted[name][axis] for name, axis in group]
+            one = next((d for d in dims if isinstance(d, int)), dims[0])
+            for name, axis in group:
+                if not isinstance(wanted[name][axis], int):
+                    wanted[name][axis] = one
+        for name, value in values.items():
+            if all(symbolic.surely_equal(a, b) for a, b in zip(wanted[name], given[name], strict=True)):
                 continue
-            dims = [aligned[name][axis] for name in names]
-            bound = [d for d in dims if along is not None or not (isinstance(d, int) and d == 1)]
-            if not bound:
-                continue
-            wanted = next((d for d in bound if isinstance(d, int)), bound[0])
-            for name, dim in zip(names, dims, strict=True):
-                if any(dim is d for d in bound) and not isinstance(dim, int):
-                    aligned[name][axis] = wanted
-        for name in names:
-            wanted = aligned[name][rank - len(shapes[name]) :]
-            if all(symbolic.surely_equal(a, b) for a, b in zip(wanted, shapes[name], strict=True)):
-                continue
-            value = self._nodes[name]
-            ty = relax.TensorType(wanted, str(value.ty.dtype.dtype))
+            ty = relax.TensorType(wanted[name], str(value.ty.dtype.dtype))
             self._nodes[name] = self.bb.match_cast(self.bb.emit(value), ty)

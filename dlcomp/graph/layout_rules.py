@@ -99,8 +99,8 @@ def _conv2d_transpose(values: Values, call: Expr) -> Stored | None:
     if str(attrs.kernel_layout) != "IOHW":
         return None
     data = values.move(values.stored(call.args[0]), CHANNELS_LAST)
-    n, h, w, ci = shape_of(data)  # type: ignore[misc]
-    co, (kh, kw) = weight.shape[1], kernel
+    n, h, w, _ = shape_of(data)  # type: ignore[misc]
+    (ci, co), (kh, kw) = weight.shape[:2], kernel
     matrix = constant(weight.transpose(0, 2, 3, 1).reshape(ci, kh * kw * co))
     product = values.builder.emit(relax.op.matmul(data, matrix))
     split = values.builder.emit(relax.op.reshape(product, [n, h, w, kh, kw, co]))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx, topi
 
+from dlcomp.frontend.ops.open_resize import resized
 from dlcomp.frontend.symbolic import is_open, product, size
 from dlcomp.graph import integer_math, scalar_math
 from dlcomp.graph.walk import array_of, dtype_of, shape_of
@@ -118,13 +119,16 @@ def _extreme(combine: Callable[[Expr, Expr], Expr], start: float) -> Legalize:
     reducer = te.comm_reducer(combine, lambda dtype: tirx.const(start, dtype), name="extreme")
 
     def legalize(bb: relax.BlockBuilder, call: Any) -> Any:
-        shape, out, attrs = shape_of(call.args[0]), shape_of(call), call.attrs
-        if shape is None or out is None or attrs.axis is None or not is_f32(call.args[0]):
+        shape, attrs = shape_of(call.args[0]), call.attrs
+        if shape is None or attrs.axis is None or not is_f32(call.args[0]):
             return default(bb, call)
         reduced = {int(a) % len(shape) for a in attrs.axis}
 
         def define(x: Any) -> Any:
-            axes = {d: te.reduce_axis((0, shape[d]), f"k{d}") for d in sorted(reduced)}
+            # The kernel has its own symbols for open dimensions: those of x, not those of the graph.
+            axes = {d: te.reduce_axis((0, x.shape[d]), f"k{d}") for d in sorted(reduced)}
+            left = [1] if bool(attrs.keepdims) else []
+            out = [d for i, dim in enumerate(x.shape) for d in (left if i in reduced else [dim])]
 
             def at(*indices: Any) -> Any:
                 kept = list(indices)
@@ -154,6 +158,9 @@ def _sum_by_axis(bb: relax.BlockBuilder, call: Any) -> Any:
     axes = sorted({int(a) % len(shape) for a in attrs.axis} if attrs.axis is not None else range(len(shape)))
     open_ = is_open([shape[a] for a in axes])
     count = product([shape[a] for a in axes])
+    if not open_ and count == 0 and str(call.op.name) == "relax.mean":
+        # TVM folds the division by their number, and may not.
+        return bb.call_te(lambda dims: topi.full(dims, "float32", float("nan")), out)
     many = [a for a in axes if not isinstance(shape[a], int) or shape[a] > 1]
     if len(many) < 2 or (not open_ and count < _MANY_TERMS):
         return default(bb, call)
@@ -199,9 +206,11 @@ def _softmax(bb: relax.BlockBuilder, call: Any) -> Any:
     if shape is None or not is_f32(data):
         return default(bb, call)
     axis = int(call.attrs.axis) % len(shape)
-    rest = tuple(d for i, d in enumerate(shape) if i != axis)
 
     def define(x: Any) -> Any:
+        shape = x.shape
+        rest = tuple(d for i, d in enumerate(shape) if i != axis)
+
         def without(indices: tuple[Any, ...]) -> tuple[Any, ...]:
             return tuple(v for i, v in enumerate(indices) if i != axis)
 
@@ -218,6 +227,21 @@ def _softmax(bb: relax.BlockBuilder, call: Any) -> Any:
         return te.compute(shape, lambda *i: lifted(*i) / total(*without(i)), name="softmax")
 
     return bb.call_te(define, data, primfunc_name_hint="softmax")
+
+
+def _resize2d(bb: relax.BlockBuilder, call: Any) -> Any:
+    """TVM's arithmetic of places is in float32, of which its own passes cannot bound an open size."""
+    attrs = call.attrs
+    if not is_open(shape_of(call.args[0]) or ()):
+        return default(bb, call)
+    axes = (2, 3) if str(attrs.layout) == "NCHW" else (1, 2)
+    mode = "nearest" if str(attrs.method) == "nearest_neighbor" else "linear"
+    forms = (str(attrs.coordinate_transformation_mode), str(attrs.rounding_method))
+
+    def define(x: Any, sizes: Any) -> Any:
+        return resized(x, sizes, axes, mode, *forms)
+
+    return bb.call_te(define, call.args[0], list(call.args[1].values), primfunc_name_hint="resize2d")
 
 
 ELEMENTWISE: dict[str, Legalize] = {
@@ -247,4 +271,5 @@ ELEMENTWISE: dict[str, Legalize] = {
     "max": _extreme(scalar_math.maximum, -np.inf),
     "min": _extreme(scalar_math.minimum, np.inf),
     "nn.softmax": _softmax,
+    "image.resize2d": _resize2d,
 }

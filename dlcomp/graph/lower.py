@@ -167,6 +167,9 @@ def _matmul(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
     if a is None or b is None or len(a) < 2 or len(b) < 2 or not is_f32(left, right):
         return default(bb, call)
     m, k, n = a[-2], a[-1], b[-1]
+    if any(isinstance(extent, int) and extent == 0 for extent in (m, k, n)):
+        # Sums of nothing.
+        return bb.call_te(lambda dims: topi.full(dims, "float32", 0.0), shape_of(call))
     workload: Workload
     if array_of(right) is not None and len(b) == 2:
         for extent in a[:-2]:
@@ -185,8 +188,6 @@ def _matmul(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
         for extent in result[:-2]:
             batch *= extent
         workload = BatchMatmul(batch, m, n, k)
-    if 0 in (m, n, k):
-        return default(bb, call)
     return _anchored(bb, call, workload, choose, [left, right])
 
 
@@ -206,7 +207,7 @@ def _pool2d(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
     if is_open(shape):
         if kind == "avg" and not any((top, left, bottom, right)):
             kind = "avg_full"
-        if kind == "avg" or bool(attrs.ceil_mode):
+        if kind == "avg" or bool(attrs.ceil_mode) or not isinstance(c, int):
             return default(bb, call)
         geometry = {"kh": kh, "kw": kw, "sh": sh, "sw": sw, "dh": dh, "dw": dw, "top": top, "left": left}
         lowest = -np.inf if kind == "max" else 0.0

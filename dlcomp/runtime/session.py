@@ -127,17 +127,15 @@ class Session:
     def _invoke(self, tensors: Sequence[Any]) -> list[Any]:
         try:
             found = self._main(*tensors, *self._bound)
-        except ValueError as err:
-            # TVM's checks of shapes; with open dimensions the inputs are what they depend on.
+        except Exception as err:
             if host.FAILED in str(err):
                 raise UsageError(_last_line(err), hint="an input has a value that cannot be") from err
-            if not self._is_open:
-                raise InternalError(f"the compiled code failed: {_last_line(err)}", hint=_HINT) from err
-            raise UsageError(
-                f"the network cannot run on inputs of these sizes: {_last_line(err)}",
-                hint="two dimensions that must be equal are not, or a fixed one has another size",
-            ) from err
-        except Exception as err:
+            # TVM's checks of shapes; with open dimensions the inputs are what they depend on.
+            if self._is_open and (isinstance(err, ValueError) or "match_cast" in str(err)):
+                raise UsageError(
+                    f"the network cannot run on inputs of these sizes: {_last_line(err)}",
+                    hint="two dimensions that must be equal are not, or a fixed one has another size",
+                ) from err
             raise InternalError(f"the compiled code failed: {_last_line(err)}", hint=_HINT) from err
         results = [found] if hasattr(found, "__dlpack__") else list(found)
         if len(results) != self._outputs:

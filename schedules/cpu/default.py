@@ -138,11 +138,15 @@ def _reduction(
             sch.vectorize(sch.get_loops(init)[-1])
         return
     order = [lp for lp, _ in spatial]
+    if any(e in (0, _OPEN) for _, e in reduce):
+        # The result of no terms must be set too: not within the loop over them.
+        sch.reorder(*order, *[lp for lp, _ in reduce])
+        sch.decompose_reduction(block, reduce[0][0])
     if order and share:
         _share(sch, order, [e for _, e in spatial])
     last, extent = reduce[-1]
     width = next((w for w in (2 * lanes, lanes) if extent % w == 0 and extent > w), 0)
-    if not width or not contiguous_is_reduced:
+    if not width or not contiguous_is_reduced or 0 in [e for _, e in reduce]:
         return
     _, vector = sch.split(last, [None, width])
     partial = sch.rfactor(vector, 0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 from tvm import te, tirx
 
 from dlcomp.schedules.anchor import Anchor
@@ -29,8 +28,8 @@ from dlcomp.schedules.cpu.emit import (
 )
 from dlcomp.schedules.cpu.gemm import PackedGemm, unflatten
 from dlcomp.schedules.cpu.tile import clear, lanes_of, multiply_accumulate, pieces, tile_shapes, write_back
-from dlcomp.schedules.cpu.window2d import combine
-from dlcomp.schedules.template import Knobs, Template, annotations
+from dlcomp.schedules.cpu.window2d import DirectWindow2d, column
+from dlcomp.schedules.template import Knobs, annotations
 from dlcomp.schedules.workload import Conv2d, Gemm, Window2d, Workload
 from dlcomp.target import Target
 
@@ -58,7 +57,7 @@ def _kind(target: Target) -> str:
     return "parallel" if target.cores > 1 else "serial"
 
 
-class OpenGemm(Template):
+class OpenGemm(PackedGemm):
     """An open number of rows by a packed constant (k, n). Knobs: ``rows`` and ``width`` of the tile."""
 
     name: ClassVar[str] = "gemm.open"
@@ -73,24 +72,7 @@ class OpenGemm(Template):
     def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
         assert isinstance(workload, Gemm)
         typical = Gemm(_ROWS, workload.n, workload.k)
-        return PackedGemm().estimate(typical, {**knobs, "chunk": 8}, target)
-
-    def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
-        assert isinstance(workload, Gemm)
-        return PackedGemm().pack(workload, knobs, weight)
-
-    def compute(self, workload: Workload, knobs: Knobs, *operands: Any) -> Any:
-        assert isinstance(workload, Gemm)
-        data, packed = operands
-        width = knobs["width"]
-        k = te.reduce_axis((0, workload.k), "k")
-
-        def at(*indices: Expr) -> Expr:
-            *lead, n = indices
-            return te.sum(data[(*lead, k)] * packed[n // width, k, n % width], axis=[k])
-
-        shape = (*data.shape[:-1], workload.n)
-        return te.compute(shape, at, name="gemm", attrs=annotations(self, workload, knobs))
+        return super().estimate(typical, {**knobs, "chunk": 8}, target)
 
     def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
         assert isinstance(workload, Gemm)
@@ -174,7 +156,7 @@ def open_index(index: Expr, shape: Sequence[Any]) -> list[Expr]:
     return [rest, *reversed(result)]
 
 
-class OpenConv2d(Template):
+class OpenConv2d(DirectConv2d):
     """A convolution over a padded image of open size, NHWC, weights as those of ``conv2d.direct``.
 
     Knobs: ``rows`` (output pixels) and ``width`` (output channels) of a tile.
@@ -194,10 +176,7 @@ class OpenConv2d(Template):
         wl = workload
         size = {"h": _LINE * wl.sh, "w": _LINE * wl.sw, "oh": _LINE, "ow": _LINE, "n": 1}
         fields = {name: getattr(wl, name) for name in wl.__dataclass_fields__}
-        return DirectConv2d().estimate(Conv2d(**{**fields, **size}), {**knobs, "weights_outer": 0}, target)
-
-    def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
-        return DirectConv2d().pack(workload, knobs, weight)
+        return super().estimate(Conv2d(**{**fields, **size}), {**knobs, "weights_outer": 0}, target)
 
     def compute(self, workload: Workload, knobs: Knobs, *operands: Any, shape: Any = None) -> Any:
         assert isinstance(workload, Conv2d)
@@ -272,7 +251,7 @@ class OpenConv2d(Template):
         return anchor.schedule_of(open_loop("task", count, task, _kind(target)))
 
 
-class OpenWindow2d(Template):
+class OpenWindow2d(DirectWindow2d):
     """Depthwise convolution and max pooling over a padded image of open size, NHWC.
 
     Knobs: ``rows`` (output pixels) and ``width`` (channels) of a tile.
@@ -298,10 +277,6 @@ class OpenWindow2d(Template):
         # Four pixels of one or two vectors have enough independent sums and never spill.
         return -knobs["rows"] * 100 - knobs["width"]
 
-    def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
-        """(c, kh, kw, 1) to (kh, kw, c)."""
-        return np.ascontiguousarray(weight[..., 0].transpose(1, 2, 0))
-
     def compute(self, workload: Workload, knobs: Knobs, *operands: Any, shape: Any = None) -> Any:
         assert isinstance(workload, Window2d)
         wl, data = workload, operands[0]
@@ -318,7 +293,6 @@ class OpenWindow2d(Template):
     def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
         assert isinstance(workload, Window2d)
         wl, width, most = workload, knobs["width"], lanes_of(target)
-        data = anchor.inputs[0]
         images, height, line = anchor.output.shape[:3]
         full, tail = divmod(wl.c, width)
 
@@ -333,18 +307,11 @@ class OpenWindow2d(Template):
                 def taps(ky: Expr) -> Stmt:
                     statements: list[Stmt] = []
                     for kx in range(wl.kw):
-                        for offset, lanes in parts:
-                            weight = None
-                            if wl.kind == "depthwise":
-                                weight = tirx.Var("w", f"float32x{lanes}" if lanes > 1 else "float32")
-                                taken = vload(anchor.inputs[1], [ky, const(kx), channel + offset], lanes)
-                                statements.append(tirx.Bind(weight, taken))
-                            for r in range(size):
-                                ix = (start + r) * wl.sw + kx * wl.dw
-                                pixel = vload(data, [n, oy * wl.sh + ky * wl.dh, ix, channel + offset], lanes)
-                                at = [const(r * wide + offset)]
-                                new = combine(wl.kind, vload(acc, at, lanes), pixel, weight, lanes)
-                                statements.append(vstore(acc, new, at, lanes))
+                        places = [
+                            (r, [n, oy * wl.sh + ky * wl.dh, (start + r) * wl.sw + kx * wl.dw])
+                            for r in range(size)
+                        ]
+                        statements += column(anchor, wl.kind, acc, parts, (ky, const(kx)), channel, places)
                     return seq(statements)
 
                 begin = -tirx.infinity("float32") if wl.kind == "max" else tirx.const(0, "float32")

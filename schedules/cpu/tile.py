@@ -91,7 +91,11 @@ def write_back(
         def lane(v: Expr) -> Stmt:
             indices = [*lead, column + offset + v]
             value = tirx.BufferLoad(acc, [row * const(stride) + offset + v])
-            return tirx.BufferStore(anchor.output, anchor.epilogue(indices, value, tirx.BufferLoad), indices)
+            final = anchor.epilogue(indices, value, tirx.BufferLoad)
+            stores = [tirx.BufferStore(anchor.output, final, indices)]
+            if anchor.kept is not None:
+                stores.insert(0, tirx.BufferStore(anchor.kept, value, indices))
+            return seq(stores)
 
         return loop("v", size, lane, "vectorized")
 

@@ -166,7 +166,6 @@ class _Pixels:
 
 def _tile(anchor: Anchor, wl: Window2d, pixels: _Pixels, channel: Expr, width: int, most: int) -> Stmt:
     """``width`` channels from ``channel`` of a tile of pixels."""
-    data = anchor.inputs[0]
     n, oy = pixels.line // wl.oh, pixels.line % wl.oh
     start, size, fixed = pixels.start, pixels.size, pixels.fixed
     parts = pieces(width, most)
@@ -183,19 +182,11 @@ def _tile(anchor: Anchor, wl: Window2d, pixels: _Pixels, channel: Expr, width: i
             rows = [r for r in range(size) if fixed is None or reads(kx, fixed + r)]
             if not rows:
                 continue
-            for offset, lanes in parts:
-                weight = None
-                if wl.kind == "depthwise":
-                    weight = tirx.Var("w", f"float32x{lanes}" if lanes > 1 else "float32")
-                    taken = vload(anchor.inputs[1], [ky, const(kx), channel + offset], lanes)
-                    statements.append(tirx.Bind(weight, taken))
-                for r in rows:
-                    iy = oy * wl.sh + ky * wl.dh - wl.top
-                    ix = (start + r) * wl.sw + (kx * wl.dw - wl.left)
-                    pixel = vload(data, [n, iy, ix, channel + offset], lanes)
-                    at = [const(r * width + offset)]
-                    new = combine(wl.kind, vload(acc, at, lanes), pixel, weight, lanes)
-                    statements.append(vstore(acc, new, at, lanes))
+            places = [
+                (r, [n, oy * wl.sh + ky * wl.dh - wl.top, (start + r) * wl.sw + (kx * wl.dw - wl.left)])
+                for r in rows
+            ]
+            statements += column(anchor, wl.kind, acc, parts, (ky, const(kx)), channel, places)
         return seq(statements) if statements else tirx.Evaluate(const(0))
 
     begin = -tirx.infinity("float32") if wl.kind == "max" else tirx.const(0, "float32")
@@ -212,7 +203,36 @@ def _tile(anchor: Anchor, wl: Window2d, pixels: _Pixels, channel: Expr, width: i
     return seq([alloc(acc), fill, body, *scale, *stores])
 
 
-def combine(kind: str, acc: Expr, pixel: Expr, weight: Expr | None, lanes: int) -> Expr:
+def column(
+    anchor: Anchor,
+    kind: str,
+    acc: Expr,
+    parts: Sequence[tuple[int, int]],
+    tap: tuple[Expr, Expr],
+    channel: Expr,
+    places: Sequence[tuple[int, Sequence[Expr]]],
+) -> list[Stmt]:
+    """One tap of the window for the rows of a tile: ``places`` are their numbers and where each reads.
+
+    ``parts`` are the vectors that the tile's channels, from ``channel`` on, are cut into.
+    """
+    statements: list[Stmt] = []
+    width = sum(lanes for _, lanes in parts)
+    for offset, lanes in parts:
+        weight = None
+        if kind == "depthwise":
+            weight = tirx.Var("w", f"float32x{lanes}" if lanes > 1 else "float32")
+            taken = vload(anchor.inputs[1], [*tap, channel + offset], lanes)
+            statements.append(tirx.Bind(weight, taken))
+        for row, place in places:
+            pixel = vload(anchor.inputs[0], [*place, channel + offset], lanes)
+            at = [const(row * width + offset)]
+            new = _combine(kind, vload(acc, at, lanes), pixel, weight, lanes)
+            statements.append(vstore(acc, new, at, lanes))
+    return statements
+
+
+def _combine(kind: str, acc: Expr, pixel: Expr, weight: Expr | None, lanes: int) -> Expr:
     """What a tap of the window makes of the accumulator."""
     if kind == "depthwise":
         return acc + pixel * weight

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from onnx import helper
-from random_values import BOOL, DOUBLE, FLOAT, INT32, INT64, Graph, Value
+from random_values import ANY, BOOL, DOUBLE, FLOAT, HALF, INT8, INT32, INT64, NUMBERS, UINT8, Graph, Value
 
 Draw = Callable[[Graph], Any]
 
@@ -26,6 +26,8 @@ def _unary(g: Graph) -> None:
     elif operator == "Exp":
         (name,) = g.emit("Clip", [x.name, g.constant(-9, "float32"), g.constant(9, "float32")])
         g.emit("Exp", [name])
+    elif not g.knows(operator):
+        return
     elif operator in ("Floor", "Ceil", "Round", "Sign"):
         # A step: what is off by a rounding before it would be off by one after it.
         if any(x.name == v.name for v in g.inputs):
@@ -36,7 +38,8 @@ def _unary(g: Graph) -> None:
 
 def _binary(g: Graph) -> None:
     operator = g.pick("Add", "Sub", "Mul", "Add", "Mul", "Max", "Min", "Div")
-    x = g.value()
+    # The largest of integers is not in opset 11.
+    x = g.value((FLOAT, DOUBLE) if operator in ("Max", "Min") and g.opset < 12 else NUMBERS)
     other = g.partner(x)
     if operator == "Div":
         kind = helper.tensor_dtype_to_np_dtype(x.kind)
@@ -62,12 +65,18 @@ def _reduce(g: Graph) -> None:
     operator = g.pick(
         "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1", "ReduceSumSquare"
     )
-    g.emit(operator, [x.name, g.constant(axes, "int64")], keepdims=int(g.rng.integers(2)))
+    # The largest of nothing is not defined.
+    if operator in ("ReduceMax", "ReduceMin") and 0 in x.shape:
+        return
+    since = 13 if operator == "ReduceSum" else 18
+    g.emit(operator, [x.name], axes=(since, axes), keepdims=int(g.rng.integers(2)))
 
 
 def _arg(g: Graph) -> None:
     x = g.value((INT64, INT32), least=1)
     axis = int(g.rng.integers(-len(x.shape), len(x.shape)))
+    if 0 in x.shape:
+        return
     g.emit(g.pick("ArgMax", "ArgMin"), [x.name], axis=axis, keepdims=int(g.rng.integers(2)))
 
 
@@ -78,40 +87,40 @@ def _softmax(g: Graph) -> None:
 
 
 def _transpose(g: Graph) -> None:
-    x = g.value(least=1)
+    x = g.value(ANY, least=1)
     g.emit("Transpose", [x.name], perm=[int(a) for a in g.rng.permutation(len(x.shape))])
 
 
 def _reshape(g: Graph) -> None:
-    x = g.value()
+    x = g.value(ANY)
     kind = g.pick("Reshape", "Flatten", "Unsqueeze", "Squeeze")
     size = int(np.prod(x.shape, dtype=int))
-    if kind == "Reshape":
+    if kind == "Reshape" and size:
         parts = [d for d in range(1, 10) if size % d == 0]
         first = int(g.pick(*parts))
         g.emit("Reshape", [x.name, g.constant(g.pick([first, -1], [-1], [1, first, -1]), "int64")])
     elif kind == "Flatten" and x.shape:
         g.emit("Flatten", [x.name], axis=int(g.rng.integers(0, len(x.shape) + 1)))
     elif kind == "Unsqueeze" and len(x.shape) < 5:
-        g.emit("Unsqueeze", [x.name, g.constant([int(g.rng.integers(0, len(x.shape) + 1))], "int64")])
+        g.emit("Unsqueeze", [x.name], axes=(13, [int(g.rng.integers(0, len(x.shape) + 1))]))
     elif kind == "Squeeze" and 1 in x.shape:
-        g.emit("Squeeze", [x.name, g.constant([x.shape.index(1)], "int64")])
+        g.emit("Squeeze", [x.name], axes=(13, [x.shape.index(1)]))
 
 
 def _slice(g: Graph) -> None:
-    x = g.value(least=1)
+    x = g.value(ANY, least=1)
     axis = int(g.rng.integers(len(x.shape)))
     start, end = (int(g.rng.integers(-10, 11)) for _ in range(2))
     step = int(g.pick(1, 1, 2, 3, -1, -2))
     size = len(range(x.shape[axis])[start:end:step])
-    if size == 0:
+    if size == 0 and not g.empty:
         start, end, step = 0, 2**40, 1
     bounds = [g.constant([v], "int64") for v in (start, end, axis, step)]
     g.emit("Slice", [x.name, *bounds])
 
 
 def _concat(g: Graph) -> None:
-    x = g.value(least=1)
+    x = g.value(ANY, least=1)
     axis = int(g.rng.integers(len(x.shape)))
     shape = list(x.shape)
     shape[axis] = int(g.rng.integers(1, 4))
@@ -120,17 +129,19 @@ def _concat(g: Graph) -> None:
 
 
 def _split(g: Graph) -> None:
-    x = g.value(least=1)
+    x = g.value(ANY, least=1)
     axis = int(np.argmax(x.shape))
     if x.shape[axis] > 1:
         first = int(g.rng.integers(1, x.shape[axis]))
-        g.emit("Split", [x.name, g.constant([first, x.shape[axis] - first], "int64")], 2, axis=axis)
+        g.emit("Split", [x.name], 2, axes=(13, [first, x.shape[axis] - first]), axis=axis)
 
 
 def _gather(g: Graph) -> None:
-    x = g.value(least=1)
+    x = g.value(ANY, least=1)
     axis = int(g.rng.integers(len(x.shape)))
     size = x.shape[axis]
+    if size == 0:
+        return
     indices = g.rng.integers(-size, size, g.shape(int(g.rng.integers(0, 3))))
     kind = g.pick("Gather", "GatherElements")
     if kind == "Gather":
@@ -139,12 +150,64 @@ def _gather(g: Graph) -> None:
         g.emit("GatherElements", [x.name, g.constant(g.rng.integers(-size, size, x.shape))], axis=axis)
 
 
+def _scatter(g: Graph) -> None:
+    """Writes to places that all differ: ONNX leaves the order open."""
+    x = g.value((FLOAT, INT64, INT32), least=1)
+    axis = int(g.rng.integers(len(x.shape)))
+    size = x.shape[axis]
+    if 0 in x.shape:
+        return
+    count = int(g.rng.integers(1, size + 1))
+    reduction = {"reduction": g.pick("none", "add")} if g.opset >= 18 else {}
+    if g.rng.random() < 0.5:
+        shape = [*x.shape]
+        shape[axis] = count
+        order = np.argsort(g.rng.random(x.shape), axis=axis).take(range(count), axis=axis)
+        places = order - size * (g.rng.random(order.shape) < 0.3)
+        updates = g.constant(g.array(tuple(shape), x.kind))
+        g.emit("ScatterElements", [x.name, g.constant(places, "int64"), updates], axis=axis, **reduction)
+        return
+    depth = int(g.rng.integers(1, len(x.shape) + 1))
+    every = np.stack(np.unravel_index(g.rng.permutation(int(np.prod(x.shape[:depth]))), x.shape[:depth]), -1)
+    count = int(g.rng.integers(1, len(every) + 1))
+    updates = g.constant(g.array((count, *x.shape[depth:]), x.kind))
+    g.emit("ScatterND", [x.name, g.constant(every[:count], "int64"), updates], **reduction)
+
+
+def _triangle(g: Graph) -> None:
+    x = g.value((FLOAT, INT64), least=2)
+    if g.knows("Trilu"):
+        g.emit(
+            "Trilu", [x.name, g.constant(int(g.rng.integers(-3, 4)), "int64")], upper=int(g.rng.integers(2))
+        )
+
+
+def _one_hot(g: Graph) -> None:
+    depth = int(g.rng.integers(2, 6))
+    places = g.constant(g.rng.integers(-depth, depth, g.shape(int(g.rng.integers(1, 3)))), "int64")
+    (name,) = g.emit("Add", [places, g.constant(0, "int64")])
+    values = g.constant(g.array((2,), FLOAT))
+    g.emit("OneHot", [name, g.constant(depth, "int64"), values], axis=int(g.pick(-1, 0, 1)))
+
+
+def _quantize(g: Graph) -> None:
+    """To integers of 8 bits and back: of inputs alone, as what is off by a rounding may be a step off."""
+    x = g.input(g.shape(), FLOAT)
+    kind = g.pick("int8", "uint8")
+    scale, zero = g.constant(0.05, "float32"), g.constant(g.pick(0, 3), kind)
+    (name,) = g.emit("QuantizeLinear", [x.name, scale, zero])
+    if g.rng.random() < 0.7:
+        g.emit("DequantizeLinear", [name, scale, zero])
+
+
 def _pad(g: Graph) -> None:
     x = g.value((FLOAT, INT64), least=1)
     widths = g.rng.integers(0, 3, 2 * len(x.shape))
     mode = g.pick("constant", "edge", "reflect")
     if mode == "reflect" and min(x.shape) < 3:
         mode = "edge"
+    if 0 in x.shape:
+        mode = "constant"
     operands = [x.name, g.constant(widths, "int64")]
     if mode == "constant" and g.rng.random() < 0.5:
         operands.append(g.constant(g.array((), x.kind)))
@@ -152,9 +215,9 @@ def _pad(g: Graph) -> None:
 
 
 def _expand(g: Graph) -> None:
-    x = g.value()
+    x = g.value(ANY)
     if g.rng.random() < 0.5 or not x.shape:
-        wide = tuple(d if d > 1 else int(g.pick(1, 2, 3)) for d in x.shape)
+        wide = tuple(d if d != 1 else int(g.pick(1, 2, 3)) for d in x.shape)
         g.emit("Expand", [x.name, g.constant([int(g.pick(1, 2)), *wide], "int64")])
     else:
         g.emit("Tile", [x.name, g.constant([int(g.pick(1, 1, 2)) for _ in x.shape], "int64")])
@@ -235,8 +298,9 @@ def _pool(g: Graph) -> None:
 def _normalise(g: Graph) -> None:
     kind = g.pick("LayerNormalization", "InstanceNormalization", "BatchNormalization", "GroupNormalization")
     if kind == "LayerNormalization":
-        x = g.value((FLOAT,), least=2)
-        if x.shape[-1] < 2:
+        # Of inputs alone: rows that are all but constant are divided by next to nothing.
+        x = g.input(g.shape(int(g.rng.integers(2, 5))), FLOAT)
+        if x.shape[-1] < 2 or not g.knows(kind):
             return
         scale, bias = (g.constant(g.array(x.shape[-1:], FLOAT)) for _ in range(2))
         g.emit(kind, [x.name, scale, bias], axis=-1)
@@ -259,10 +323,10 @@ def _resize(g: Graph) -> None:
     if mode == "nearest":
         coordinates = "asymmetric"
     extra = {"nearest_mode": "floor"} if mode == "nearest" else {}
-    g.emit(
-        "Resize", [x.name, "", g.constant(scales, "float32")], mode=mode,
-        coordinate_transformation_mode=coordinates, **extra,
-    )  # fmt: skip
+    # A region is only optional from opset 13 on.
+    region = "" if g.opset >= 13 else g.constant([], "float32")
+    extra["mode"], extra["coordinate_transformation_mode"] = mode, coordinates
+    g.emit("Resize", [x.name, region, g.constant(scales, "float32")], **extra)
 
 
 def _shuffle(g: Graph) -> None:
@@ -272,14 +336,24 @@ def _shuffle(g: Graph) -> None:
 
 
 def _cast(g: Graph) -> None:
-    x = g.value((INT64, INT32, BOOL))
-    g.emit("Cast", [x.name], to=int(g.pick(FLOAT, INT64, INT32, DOUBLE)))
+    x = g.value((INT64, INT32, BOOL, INT8, UINT8))
+    # Of what the types of 8 bits hold: sums of the wide ones may not fit them.
+    narrow = (INT8, UINT8) if x.kind == BOOL else ()
+    g.emit("Cast", [x.name], to=int(g.pick(FLOAT, INT64, INT32, DOUBLE, *narrow)))
+
+
+def _half(g: Graph) -> None:
+    """An input in float16, to float32."""
+    x = g.input(g.shape(), HALF)
+    g.emit("Cast", [x.name], to=int(FLOAT))
 
 
 def _topk(g: Graph) -> None:
     # Of inputs alone: they have no ties.
     x = g.input(g.shape(int(g.rng.integers(1, 4))), FLOAT)
     axis = int(g.rng.integers(len(x.shape)))
+    if x.shape[axis] == 0:
+        return
     k = int(g.rng.integers(1, x.shape[axis] + 1))
     g.emit("TopK", [x.name, g.constant([k], "int64")], 2, axis=axis, largest=int(g.rng.integers(2)))
 
@@ -292,13 +366,15 @@ def _cumsum(g: Graph) -> None:
 
 def _einsum(g: Graph) -> None:
     x = g.value((FLOAT,), rank=3)
+    if not g.knows("Einsum"):
+        return
     g.emit("Einsum", [x.name, g.constant(g.array((x.shape[2], 4), FLOAT))], equation="bij,jk->bki")
 
 
 def _shape(g: Graph) -> None:
-    x = g.value()
+    x = g.value(ANY)
     (name,) = g.emit("Shape", [x.name])
-    if len(x.shape) > 1:
+    if len(x.shape) > 1 and 0 not in x.shape:
         g.emit("Reshape", [x.name, name])
 
 
@@ -306,5 +382,5 @@ DRAWS: tuple[Draw, ...] = (
     _unary, _unary, _binary, _binary, _binary, _compare, _reduce, _reduce, _arg, _softmax, _transpose,
     _transpose, _reshape, _reshape, _slice, _slice, _concat, _split, _gather, _pad, _expand, _matmul, _matmul,
     _gemm, _conv, _conv, _conv, _conv_transpose, _pool, _pool, _normalise, _resize, _shuffle, _cast, _topk,
-    _cumsum, _einsum, _shape,
+    _cumsum, _einsum, _shape, _scatter, _scatter, _triangle, _one_hot, _quantize, _half,
 )  # fmt: skip

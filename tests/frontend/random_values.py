@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +11,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 FLOAT, DOUBLE, INT32, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64
-BOOL = TensorProto.BOOL
+BOOL, INT8, UINT8, HALF = TensorProto.BOOL, TensorProto.INT8, TensorProto.UINT8, TensorProto.FLOAT16
 NUMBERS = (FLOAT, FLOAT, FLOAT, FLOAT, INT64, INT32, DOUBLE)
+# What can be moved about, though onnxruntime does not compute with all of it.
+ANY = (*NUMBERS, INT8, UINT8, HALF, BOOL)
 
 
 @dataclass
@@ -26,6 +29,9 @@ class Graph:
     """A network being drawn."""
 
     rng: np.random.Generator
+    opset: int = 18
+    # One in how many dimensions is of size 0; 0 for none.
+    empty: int = 0
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
@@ -37,15 +43,18 @@ class Graph:
     def shape(self, rank: int | None = None) -> tuple[int, ...]:
         rank = int(self.rng.integers(0, 5)) if rank is None else rank
         sizes = [1, 1, 2, 3, 4, 5, 7, 8, 9]
-        return tuple(int(self.rng.choice(sizes)) for _ in range(rank))
+        shape = [int(self.rng.choice(sizes)) for _ in range(rank)]
+        if self.empty:
+            shape = [0 if self.rng.integers(self.empty) == 0 else d for d in shape]
+        return tuple(shape)
 
     def array(self, shape: tuple[int, ...], kind: int) -> np.ndarray:
         dtype = helper.tensor_dtype_to_np_dtype(kind)
-        if kind in (FLOAT, DOUBLE):
+        if kind in (FLOAT, DOUBLE, HALF):
             return self.rng.standard_normal(shape).astype(dtype)
         if kind == BOOL:
-            return self.rng.random(shape) > 0.5
-        return self.rng.integers(-9, 10, shape).astype(dtype)
+            return np.asarray(self.rng.random(shape) > 0.5)
+        return self.rng.integers(0 if kind == UINT8 else -9, 10, shape).astype(dtype)
 
     def input(self, shape: tuple[int, ...], kind: int) -> Value:
         value = Value(f"x{len(self.inputs)}", shape, kind)
@@ -80,8 +89,30 @@ class Graph:
         shape = tuple(d if self.rng.random() < 0.6 else 1 for d in x.shape[len(x.shape) - rank :])
         return self.constant(self.array(shape, x.kind))
 
-    def emit(self, operator: str, operands: list[str], count: int = 1, **attributes: Any) -> list[str]:
+    def knows(self, operator: str) -> bool:
+        """Is ``operator`` one of this opset?"""
+        return bool(onnx.defs.has(operator, self.opset))
+
+    def emit(
+        self,
+        operator: str,
+        operands: list[str],
+        count: int = 1,
+        axes: tuple[int, Sequence[int]] | None = None,
+        **attributes: Any,
+    ) -> list[str]:
+        """A node and the names of its results.
+
+        ``axes`` are an attribute in opsets below the first number of the pair, an operand from there on.
+        """
         names = [f"v{len(self.nodes)}_{i}" for i in range(count)]
+        if axes is not None:
+            since, values = axes
+            name = "split" if operator == "Split" else "axes"
+            if self.opset < since:
+                attributes[name] = list(values)
+            else:
+                operands = [*operands, self.constant(values, "int64")]
         self.nodes.append(helper.make_node(operator, operands, names, **attributes))
         return names
 

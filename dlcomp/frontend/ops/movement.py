@@ -9,6 +9,7 @@ import numpy as np
 from tvm import relax
 
 from dlcomp.frontend.ops.arithmetic import constant_of, dtype_of, number, shape_of
+from dlcomp.frontend.symbolic import product
 
 
 def _pad(inputs: Any, attrs: dict[str, Any]) -> Any:
@@ -90,6 +91,13 @@ def _one_hot(inputs: Any, attrs: dict[str, Any]) -> Any:
     return relax.op.where(hit, on, off)
 
 
+def _flatten(inputs: Any, attrs: dict[str, Any]) -> Any:
+    dims = shape_of(inputs[0])
+    axis = int(attrs.get("axis", 1))
+    axis += len(dims) if axis < 0 else 0
+    return relax.op.reshape(inputs[0], [product(dims[:axis]), product(dims[axis:])])
+
+
 def _reverse_sequence(inputs: Any, attrs: dict[str, Any]) -> Any:
     """The first ``lengths[b]`` steps of each batch entry in reverse, the rest as it is."""
     x, lengths = inputs[0], inputs[1]
@@ -107,20 +115,39 @@ def _reverse_sequence(inputs: Any, attrs: dict[str, Any]) -> Any:
 
 
 def _slice(inputs: Any, attrs: dict[str, Any]) -> Any:
-    """As it was before opset 10: the bounds are attributes."""
-    if "starts" not in attrs:
-        return None
+    """Bounds as attributes, as before opset 10, and starts before the first element on the way back."""
     dims = shape_of(inputs[0])
-    axes = [int(a) % len(dims) for a in attrs.get("axes", range(len(attrs["starts"])))]
-    places = [
-        [min(max(int(v) + size if v < 0 else int(v), 0), size) for v, size in zip(bounds, sizes, strict=True)]
-        for bounds, sizes in ((attrs[name], [dims[a] for a in axes]) for name in ("starts", "ends"))
-    ]
-    return relax.op.strided_slice(inputs[0], axes, *places)
+    if "starts" in attrs:
+        axes = [int(a) % len(dims) for a in attrs.get("axes", range(len(attrs["starts"])))]
+        places = [
+            [_place(int(v), dims[a], 0, dims[a]) for v, a in zip(attrs[name], axes, strict=True)]
+            for name in ("starts", "ends")
+        ]
+        return relax.op.strided_slice(inputs[0], axes, *places)
+    bounds = [None if i is None else constant_of(i) for i in inputs[1:]]
+    if len(bounds) < 4 or any(b is None for b in bounds):
+        return None
+    starts, ends, axes, steps = ([int(v) for v in b.reshape(-1)] for b in bounds if b is not None)
+    if not any(s < 0 and low < -dims[a] for low, a, s in zip(starts, axes, steps, strict=True)):
+        return None
+    # TVM takes such a start for one that leaves nothing.
+    x = inputs[0]
+    for low, high, axis, step in zip(starts, ends, axes, steps, strict=True):
+        size = dims[axis]
+        least, most = (0, size) if step > 0 else (-1, size - 1)
+        kept = range(_place(low, size, 0, most), _place(high, size, least, most), step)
+        x = relax.op.take(x, relax.const(np.array(kept, "int64"), "int64"), axis % len(dims), mode="clip")
+    return x
+
+
+def _place(place: int, size: int, least: int, most: int) -> int:
+    """A bound, from the end if it is negative, and no further than ``least`` and ``most``."""
+    return min(max(place + size if place < 0 else place, least), most)
 
 
 CONVERTERS: Mapping[str, Any] = {
     "OneHot": _one_hot,
+    "Flatten": _flatten,
     "Pad": _pad,
     "ReverseSequence": _reverse_sequence,
     "Slice": _slice,

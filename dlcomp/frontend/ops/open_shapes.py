@@ -1,22 +1,20 @@
 """Operators whose result has a shape given by an operand, where that is an expression of open dimensions.
 
 A converter takes the block builder, the Relax operands, the known elements of each (None for data), and the
-attributes.
+attributes (with the number of results as ``outputs``); it returns an expression, a list of them, or None.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from onnx import numpy_helper
 from tvm import relax, te, tirx
 
-from dlcomp.frontend.ops.arithmetic import shape_of
-from dlcomp.frontend.recurrent import text
+from dlcomp.frontend.ops import open_resize, open_windows
+from dlcomp.frontend.ops.arithmetic import dtype_of, shape_of
 from dlcomp.frontend.symbolic import Dim, divided, is_open, product, simplified, surely_equal, whole
 
 Known = Sequence[np.ndarray | None]
@@ -81,7 +79,66 @@ def _expand(builder: Any, inputs: Any, known: Known, attrs: Mapping[str, Any]) -
     dims = [g if isinstance(w, int) and w in (1, -1) else w for g, w in zip(given, wanted, strict=True)]
     if all(surely_equal(g, d) for g, d in zip(given, dims, strict=True)) and rank == len(shape_of(x)):
         return x
-    return relax.op.broadcast_to(x, shape_expr(dims))
+    if rank > len(shape_of(x)):
+        x = relax.op.reshape(x, shape_expr(given))
+    # Where both are open or only the result is known, whether there is one element shows at run time.
+    repeated = [
+        not surely_equal(g, d) and not (isinstance(g, int) and g == 1)
+        for g, d in zip(given, dims, strict=True)
+    ]
+
+    def define(t: Any, out: Any) -> Any:
+        def at(*places: Any) -> Any:
+            zero = tirx.const(0, "int64")
+            source = []
+            for p, size, unsure in zip(places, t.shape, repeated, strict=True):
+                alone = isinstance(size, tirx.IntImm | int) and int(size) == 1
+                inside = tirx.Select(size == 1, zero, tirx.min(p, size - 1)) if unsure else p
+                source.append(zero if alone else inside)
+            return t(*source)
+
+        return te.compute(out, at, name="expand")
+
+    return builder.emit_te(define, builder.normalize(x), dims, primfunc_name_hint="expand")
+
+
+def _split(builder: Any, inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
+    """Parts of an open axis, of given sizes or as many as asked for."""
+    x = inputs[0]
+    given = shape_of(x)
+    axis = int(attrs.get("axis", 0)) % len(given)
+    if isinstance(given[axis], int):
+        return None
+    sizes = attrs.get("split")
+    if len(known) > 1 and inputs[1] is not None:
+        sizes = _dims(known, 1)
+        if sizes is None:
+            return None
+    if sizes is None:
+        count = int(attrs["outputs"])
+        part = divided(given[axis] + (count - 1), count)
+        sizes = [part] * (count - 1)
+        sizes.append(simplified(given[axis] - part * (count - 1)))
+    elif not is_open(sizes):
+        # The parts are the whole: that says what the open dimension is.
+        wanted = [sum(sizes) if d == axis else dim for d, dim in enumerate(given)]
+        x = builder.match_cast(builder.emit(x), relax.TensorType(wanted, dtype_of(x)))
+    begin: Dim = 0
+    parts = []
+    for size in sizes:
+        parts.append(_part(builder, x, axis, begin, size))
+        begin = simplified(begin + size)
+    return parts
+
+
+def _part(builder: Any, x: Any, axis: int, begin: Dim, size: Dim) -> Any:
+    """``size`` elements of ``x`` along an axis from ``begin`` on."""
+
+    def define(t: Any, low: Any, count: Any) -> Any:
+        out = [count if d == axis else dim for d, dim in enumerate(t.shape)]
+        return te.compute(out, lambda *p: t(*p[:axis], p[axis] + low, *p[axis + 1 :]), name="part")
+
+    return builder.emit_te(define, builder.normalize(x), begin, size, primfunc_name_hint="part")
 
 
 def _constant_of_shape(builder: Any, inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
@@ -114,7 +171,7 @@ def _tile(builder: Any, inputs: Any, known: Known, attrs: Mapping[str, Any]) -> 
 
 
 def _slice(builder: Any, inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
-    """Steps and starts are numbers; an end may be open."""
+    """Steps are numbers; a start or an end may be open."""
     x = inputs[0]
     given = shape_of(x)
     if len(known) > 1:
@@ -131,21 +188,25 @@ def _slice(builder: Any, inputs: Any, known: Known, attrs: Mapping[str, Any]) ->
     dims = list(given)
     for start, end, place, step in zip(starts, ends, axes, steps, strict=True):
         axis = int(place) % len(given)
-        if not isinstance(step, int) or step < 1:
-            raise ValueError("a negative step along an open dimension is not supported")
-        begin[axis], stride[axis] = _bound(start, given[axis]), step
-        length = simplified(_bound(end, given[axis]) - begin[axis])
-        count = divided(length + (step - 1), step)
+        if not isinstance(step, int) or step == 0:
+            raise ValueError("the step of a Slice must be a number other than 0")
+        stride[axis] = step
+        if step > 0:
+            begin[axis] = _bound(start, given[axis])
+            way = _bound(end, given[axis]) - begin[axis]
+        else:
+            begin[axis] = _bound_backwards(start, given[axis], 0)
+            way = begin[axis] - _bound_backwards(end, given[axis], -1)
+        count = divided(simplified(way) + (abs(step) - 1), abs(step))
         dims[axis] = max(0, count) if isinstance(count, int) else simplified(tirx.max(count, whole(0)))
 
-    def define(t: Any) -> Any:
-        return te.compute(
-            tuple(dims),
-            lambda *i: t(*(at * step + low for at, step, low in zip(i, stride, begin, strict=True))),
-            name="slice",
-        )
+    def define(t: Any, out: Any, low: Any) -> Any:
+        def at(*places: Any) -> Any:
+            return t(*(p * step + first for p, step, first in zip(places, stride, low, strict=True)))
 
-    return builder.emit_te(define, builder.normalize(x), primfunc_name_hint="slice")
+        return te.compute(tuple(out), at, name="slice")
+
+    return builder.emit_te(define, builder.normalize(x), dims, begin, primfunc_name_hint="slice")
 
 
 def _bound(place: Dim, size: Dim) -> Dim:
@@ -161,67 +222,43 @@ def _bound(place: Dim, size: Dim) -> Dim:
     return place
 
 
-def _resize(builder: Any, inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
-    """Images enlarged or made smaller by a ratio, or to a size."""
-    x = inputs[0]
+def _bound_backwards(place: Dim, size: Dim, least: int) -> Dim:
+    """A start or end of a negative step: from the end if it is negative, ``least`` to the last element."""
+    if isinstance(place, int) and place >= _ENDLESS:
+        return size - 1
+    if isinstance(place, int) and place < 0:
+        place = least if place <= -_ENDLESS else size + place
+    if isinstance(place, int) and isinstance(size, int):
+        return min(max(place, least), size - 1)
+    # The last element second: of nothing it is -1.
+    return simplified(tirx.min(tirx.max(whole(place), whole(least)), whole(size - 1)))
+
+
+def _gather(builder: Any, inputs: Any, known: Known, attrs: Mapping[str, Any]) -> Any:
+    """Along an open axis: a negative index counts from its end, one out of bounds is clipped into it."""
+    x, indices = inputs[0], inputs[1]
     given = shape_of(x)
-    scales, sizes = (_dims(known, place) if len(known) > place else None for place in (2, 3))
-    if len(given) != 4 or not is_open(given) or "axes" in attrs:
+    axis = int(attrs.get("axis", 0)) % len(given)
+    if isinstance(given[axis], int):
         return None
-    if sizes:
-        wanted = sizes
-    elif scales:
-        wanted = [_scaled(dim, float(scale)) for dim, scale in zip(given, scales, strict=True)]
-    else:
-        raise ValueError("the scales or sizes must be known when the model is loaded")
-    same = all(surely_equal(a, b) for a, b in zip(given[:2], wanted[:2], strict=True))
-    mode, coordinates, rounding = (
-        text(attrs.get(name, default))
-        for name, default in (
-            ("mode", "nearest"),
-            ("coordinate_transformation_mode", "half_pixel"),
-            ("nearest_mode", "round_prefer_floor"),
-        )
-    )
-    enlarged = scales is not None and min(scales) >= 1
-    if not same or coordinates not in _COORDINATES or (mode != "nearest" and not enlarged):
-        raise ValueError("this form of Resize needs static shapes: give --shape")
-    if mode == "nearest" and rounding not in _ROUNDING:
-        raise ValueError(f"the nearest_mode {rounding} needs static shapes: give --shape")
-    if mode not in ("nearest", "linear"):
-        raise ValueError(f"the mode {mode} needs static shapes: give --shape")
-    return relax.op.image.resize2d(
-        x,
-        shape_expr(wanted[2:]),
-        roi=[0.0] * 4,
-        layout="NCHW",
-        method="nearest_neighbor" if mode == "nearest" else "linear",
-        coordinate_transformation_mode=coordinates,
-        rounding_method=rounding if mode == "nearest" else "round",
-    )
-
-
-# Those that TVM computes as ONNX does.
-_COORDINATES = frozenset({"half_pixel", "asymmetric", "align_corners"})
-_ROUNDING = frozenset({"round_prefer_floor", "round_prefer_ceil", "floor", "ceil"})
-
-
-def _scaled(dim: Dim, scale: float) -> Dim:
-    """floor(dim * scale)."""
-    ratio = Fraction(scale).limit_denominator(1024)
-    if isinstance(dim, int):
-        return math.floor(dim * scale)
-    if float(np.float32(float(ratio))) != float(np.float32(scale)):
-        raise ValueError(f"a Resize by {scale} needs static shapes: give --shape")
-    return divided(dim * ratio.numerator, ratio.denominator)
+    dtype = dtype_of(indices)
+    end = tensor_of(np.array([given[axis]], object), dtype)
+    rank = len(shape_of(indices))
+    end = relax.op.reshape(end, [1] * rank)
+    negative = relax.op.less(indices, relax.const(0, dtype))
+    places = relax.op.where(negative, relax.op.add(indices, end), indices)
+    return relax.op.take(x, places, axis, mode="clip")
 
 
 CONVERTERS: Mapping[str, Callable[[Any, Any, Known, Mapping[str, Any]], Any]] = {
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
+    "Gather": _gather,
     "Range": _range,
     "Reshape": _reshape,
-    "Resize": _resize,
+    "Resize": open_resize.convert,
     "Slice": _slice,
+    "Split": _split,
     "Tile": _tile,
+    **open_windows.CONVERTERS,
 }
