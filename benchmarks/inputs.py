@@ -24,6 +24,29 @@ def text_line(shapes: dict[str, Shape], seed: int) -> Arrays:
     return {name: _nchw(pictures) / np.float32(127.5) - np.float32(1)}
 
 
+def grey_line(shapes: dict[str, Shape], seed: int) -> Arrays:
+    """The captcha reader: one line of text in grey, (px / 255 - 0.5) / 0.5, NCHW float32."""
+    ((name, (batch, _, height, width)),) = shapes.items()
+    coloured = text_line({name: (batch, 3, height, width)}, seed)[name]
+    return {name: np.ascontiguousarray(coloured.mean(axis=1, keepdims=True, dtype="float32"))}
+
+
+def speech(shapes: dict[str, Shape], seed: int) -> Arrays:
+    """Silero's detector of speech: a voice of 16 kHz, a row a chunk, and the state after some of it."""
+    rng = np.random.default_rng(seed)
+    rows, samples = shapes["input"]
+    time = np.arange(rows * samples).reshape(rows, samples) / 16000
+    pitch = rng.uniform(90, 220)
+    voice = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 12)) * 0.1
+    made = {"input": (voice + rng.normal(0, 0.01, time.shape)).astype("float32")}
+    for name, shape in shapes.items():
+        if name == "sr":
+            made[name] = np.array(16000, "int64")
+        elif name != "input":
+            made[name] = rng.normal(0, 0.1, shape).astype("float32")
+    return made
+
+
 def page_imagenet(shapes: dict[str, Shape], seed: int) -> Arrays:
     """PP-OCR's detector: several lines on a page, ImageNet's mean and deviation, NCHW float32."""
     ((name, shape),) = shapes.items()

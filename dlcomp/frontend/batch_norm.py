@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from dlcomp.frontend.stored import array_of
 from dlcomp.frontend.writer import attributes_of
 
 _CONVOLUTIONS = {"Conv": 0, "ConvTranspose": 1}
@@ -60,12 +61,10 @@ def _folded(
     conv: onnx.NodeProto, norm: onnx.NodeProto, stored: dict[str, onnx.TensorProto]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(weight, bias) of the convolution that does both; computed in float64."""
-    scale, shift, mean, variance = (
-        numpy_helper.to_array(stored[name]).astype(np.float64) for name in norm.input[1:5]
-    )
+    scale, shift, mean, variance = (array_of(stored[name]).astype(np.float64) for name in norm.input[1:5])
     factor = scale / np.sqrt(variance + float(attributes_of(norm).get("epsilon", 1e-5)))
-    weight = numpy_helper.to_array(stored[conv.input[1]])
-    bias = numpy_helper.to_array(stored[conv.input[2]]).astype(np.float64) if len(conv.input) > 2 else 0.0
+    weight = array_of(stored[conv.input[1]])
+    bias = array_of(stored[conv.input[2]]).astype(np.float64) if len(conv.input) > 2 else 0.0
     axis = _CONVOLUTIONS[conv.op_type]
     along = factor.reshape([-1 if d == axis else 1 for d in range(weight.ndim)])
     return (weight * along).astype(weight.dtype), ((bias - mean) * factor + shift).astype(weight.dtype)

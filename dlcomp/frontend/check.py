@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import onnx
-from onnx import numpy_helper
 
 from dlcomp.errors import ModelError, UsageError
 from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.read import tensors
+from dlcomp.frontend.stored import array_of, without_mapped
 
 _NO_NUMBERS = frozenset(
     onnx.TensorProto.DataType.Value(name) for name in ("UNDEFINED", "STRING", "COMPLEX64", "COMPLEX128")
@@ -47,7 +47,9 @@ def check_network(network: onnx.ModelProto, name: str) -> None:
     """
     graph = network.graph
     if network.ByteSize() >= 2**31:
-        raise ModelError("networks of more than 2 GiB are not supported", where=name)
+        raise ModelError(
+            "its message has more than 2 GiB", where=name, hint="save the model with external data"
+        )
     if not graph.output:
         raise ModelError("the graph has no outputs", where=name, hint="the file may be truncated")
     if graph.sparse_initializer:
@@ -57,7 +59,7 @@ def check_network(network: onnx.ModelProto, name: str) -> None:
         _check_tensor(tensor, name)
     try:
         with _ranks_for_the_checker(graph):
-            onnx.checker.check_model(network)
+            onnx.checker.check_model(without_mapped(network))
     except onnx.checker.ValidationError as error:
         raise ModelError(_concise(error), where=name, hint=_hint(error)) from error
     except Exception as error:
@@ -119,7 +121,7 @@ def _check_tensor(tensor: onnx.TensorProto, name: str) -> None:
     if tensor.data_type == onnx.TensorProto.STRING:
         return
     try:
-        array = numpy_helper.to_array(tensor)
+        array = array_of(tensor)
     except Exception as error:
         kind = dtype_name(tensor.data_type)
         raise ModelError(f"its data does not fit {kind}{list(tensor.dims)}: {error}", where=where) from error

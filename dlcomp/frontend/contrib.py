@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from dlcomp.errors import ModelError
 from dlcomp.frontend.contrib_weights import MatrixOfBits, rows_of_bits
+from dlcomp.frontend.stored import array_of
 from dlcomp.frontend.writer import Writer, attributes_of
 
 DOMAIN = "com.microsoft"
@@ -87,7 +88,7 @@ class Rewrite:
         name = self.operand(place)
         if name not in self.stored:
             raise ValueError(f"operand {place} of {self.node.op_type} {self.node.name!r} must be a constant")
-        return np.asarray(numpy_helper.to_array(self.stored[name]))
+        return np.asarray(array_of(self.stored[name]))
 
     def copied(self, *names: str) -> dict[str, Any]:
         """Some of the node's attributes, as they are."""

@@ -87,6 +87,12 @@ def _normalization(names: Sequence[str], shapes: Shapes, attrs: Mapping[str, Any
     ]
 
 
+def _channels(names: Sequence[str], shapes: Shapes, attrs: Mapping[str, Any]) -> list[list[Place]]:
+    """A scale, a bias and statistics have an element a channel."""
+    x, *others = [name for name in names if name]
+    return [[(x, 1), (other, 0)] for other in others]
+
+
 def _scatter_nd(names: Sequence[str], shapes: Shapes, attrs: Mapping[str, Any]) -> list[list[Place]]:
     data, indices, updates = names
     depth = shapes[indices][-1]
@@ -122,9 +128,11 @@ PRelu BitwiseAnd BitwiseOr BitwiseXor
 
 _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_ELEMENTWISE, _broadcast),
+    "BatchNormalization": _channels,
     "Concat": _concat,
     "Einsum": _einsum,
     "Gemm": _gemm,
+    "InstanceNormalization": _channels,
     "LayerNormalization": _normalization,
     "MatMul": _matmul,
     "RMSNormalization": _normalization,

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.macs import Shapes, static_shapes
+from dlcomp.frontend.stored import array_of
 
 # A larger result (of a ConstantOfShape, an Expand) would trade work for weights.
 _LARGEST_BYTES = 256 << 20
@@ -133,7 +134,7 @@ def _run(
     try:
         with np.errstate(all="ignore"):
             evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=list(opsets)))
-            found = evaluator.run(None, {n: numpy_helper.to_array(t) for n, t in operands.items()})
+            found = evaluator.run(None, {n: array_of(t) for n, t in operands.items()})
     except Exception:  # the evaluator does not know every operator and form
         return None
     results = iter(found)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+import tvm
 from tvm import relax, tirx
 from tvm.ir.expr import GenericConst
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
@@ -20,6 +20,7 @@ from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.operators import deciding, runs_on_host, taken
 from dlcomp.frontend.ops import CONVERTERS, open_shapes
 from dlcomp.frontend.ops.arithmetic import shape_of
+from dlcomp.frontend.stored import array_of
 
 
 def to_relax(network: onnx.ModelProto) -> tuple[Any, dict[str, Any]]:
@@ -60,6 +61,9 @@ class _Importer(ONNXGraphImporter):  # type: ignore[misc]
     def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
         """Unsupported operators are refused before, all at once, and ours are not in TVM's table."""
 
+    def _parse_array(self, tensor_proto: onnx.TensorProto) -> Any:
+        return tvm.runtime.tensor(array_of(tensor_proto).reshape(tuple(tensor_proto.dims)))
+
     def _convert_operator(self, op_name: str, inputs: Any, attrs: dict[str, Any], opset: int) -> Any:
         own: Any = CONVERTERS.get(op_name)
         expr = None
@@ -84,7 +88,7 @@ class _OpenImporter(_Importer):
 
     def _construct_nodes(self, graph: Any) -> None:
         self._known = {
-            tensor.name: symbolic.array(numpy_helper.to_array(tensor))
+            tensor.name: symbolic.array(array_of(tensor))
             for tensor in graph.initializer
             if np.prod(tensor.dims, dtype=int) <= 64 and tensor.data_type != onnx.TensorProto.STRING
         }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import onnx
 from onnx import shape_inference
 
+from dlcomp.frontend.stored import is_mapped
+
 # Tensors of more bytes than this are weights; smaller ones may be shapes, whose values inference needs.
 _WEIGHT_BYTES = 4096
 
@@ -22,7 +24,7 @@ def inferred(network: onnx.ModelProto, *, strict: bool = False) -> onnx.GraphPro
     for field in ("node", "input", "output", "value_info", "sparse_initializer"):
         getattr(graph, field).extend(getattr(source, field))
     for tensor in source.initializer:
-        if len(tensor.raw_data) <= _WEIGHT_BYTES:
+        if len(tensor.raw_data) <= _WEIGHT_BYTES and not is_mapped(tensor):
             graph.initializer.append(tensor)
         else:
             graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)

@@ -15,8 +15,11 @@ import onnx
 
 from dlcomp.errors import ModelError, UsageError
 from dlcomp.frontend.relay import is_relay
+from dlcomp.frontend.stored import MESSAGE_BYTES, is_mapped, map_to
 
 _LIMIT_BYTES = 2**31 - 1
+# Of a network with too much for one message, tensors from this size on stay in their files.
+_LARGE_BYTES = 1 << 16
 
 
 def read(
@@ -153,9 +156,10 @@ def _recognise(data: bytes) -> str | None:
 
 
 def _load_external_data(network: onnx.ModelProto, folder: Path | None, name: str) -> None:
-    """Read the tensors that live in other files; ``network`` is ours to change."""
+    """Read the tensors that live in other files, or map them; ``network`` is ours to change."""
+    found: list[tuple[onnx.TensorProto, Path, int, int]] = []
     for tensor in tensors(network.graph):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if not is_mapped(tensor):
             continue
         where = f"{name}, tensor {tensor.name!r}"
         entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -166,12 +170,22 @@ def _load_external_data(network: onnx.ModelProto, folder: Path | None, name: str
                 where=where,
                 hint="load the model by its path, or load the data into the proto first",
             )
-        tensor.raw_data = _read_external(folder, location, entries, where)
+        found.append((tensor, *_external(folder, location, entries, where)))
+    together = sum(length for *_, length in found) + network.ByteSize()
+    weights = {tensor.name for tensor in network.graph.initializer}
+    for tensor, path, offset, length in found:
+        if together > MESSAGE_BYTES and length >= _LARGE_BYTES and tensor.name in weights:
+            map_to(tensor, path, offset, length)
+            continue
+        with path.open("rb") as file:
+            file.seek(offset)
+            tensor.raw_data = file.read(length)
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
 
 
-def _read_external(folder: Path, location: str, entries: dict[str, str], where: str) -> bytes:
+def _external(folder: Path, location: str, entries: dict[str, str], where: str) -> tuple[Path, int, int]:
+    """The file, the offset and the length in bytes of a tensor's data."""
     root = folder.resolve()
     if not location or "\0" in location:
         raise ModelError(f"its external data names no usable file: {location!r}", where=where)
@@ -196,6 +210,4 @@ def _read_external(folder: Path, location: str, entries: dict[str, str], where: 
             where=where,
             hint="the data file is truncated or belongs to another model",
         )
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(length)
+    return path, offset, length

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.macs import Shapes, static_shapes
 from dlcomp.frontend.operators import nodes
+from dlcomp.frontend.stored import array_of
 from dlcomp.frontend.writer import Writer, attributes_of, stack
 
 OPERATORS = frozenset(
@@ -56,7 +57,7 @@ class _Pieces:
 
     def __init__(self, graph: onnx.GraphProto, shapes: Shapes, version: int) -> None:
         self.shapes, self.version = shapes, version
-        self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        self.constants = {tensor.name: array_of(tensor) for tensor in graph.initializer}
         self.sequences: dict[str, list[str]] = {}
         # An optional holds the name of a value, or nothing.
         self.optionals: dict[str, str | None] = {}
@@ -75,7 +76,7 @@ class _Pieces:
             return
         self.kept.extend(writer.nodes)
         self.initializers.extend(writer.initializers)
-        self.constants |= {t.name: numpy_helper.to_array(t) for t in writer.initializers}
+        self.constants |= {t.name: array_of(t) for t in writer.initializers}
 
     def position(self, name: str, length: int, default: int) -> int:
         """A constant position in a sequence of ``length``; negative ones count from the end."""

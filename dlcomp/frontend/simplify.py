@@ -33,6 +33,8 @@ def simplify(network: onnx.ModelProto) -> onnx.ModelProto:
     plain = normalise(without_ceil_mode(standardise(network)))
     plain = normalise(inline_bodies(without_sequences(plain)))
     fold(plain)
+    # Of poolings whose image is known only now: before, shapes computed from what they make would be wrong.
+    plain = without_ceil_mode(plain)
     # What is folded may decide about the next branch or the number of turns of the next loop.
     for _ in range(_DEEPEST):
         if not has_loops(plain.graph):

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from dlcomp.frontend import recurrent
 from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.macs import Shapes, static_shapes
 from dlcomp.frontend.operators import WRITTEN_OUT
+from dlcomp.frontend.stored import array_of
 from dlcomp.frontend.writer import Writer, alias, attributes_of, stack
 
 # More nodes than this after writing out one loop are more than is worth compiling.
@@ -44,7 +45,7 @@ def _first(network: onnx.ModelProto) -> onnx.ModelProto | None:
         shapes = static_shapes(inferred(network))
     except Exception:  # an inconsistent graph is left to the importer's messages
         shapes = static_shapes(network.graph)
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in network.graph.initializer}
+    constants = {tensor.name: array_of(tensor) for tensor in network.graph.initializer}
     version = next((o.version for o in network.opset_import if o.domain in ("", "ai.onnx")), 1)
     for place, node in enumerate(network.graph.node):
         if node.domain not in ("", "ai.onnx"):
@@ -176,7 +177,7 @@ def _goes_on(body: onnx.GraphProto) -> bool:
     """Whether the body's condition is always true: passed through, or a constant."""
     result, condition = body.output[0].name, body.input[1].name
     producers = {output: node for node in body.node for output in node.output}
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in body.initializer}
+    stored = {tensor.name: array_of(tensor) for tensor in body.initializer}
     while result in producers and producers[result].op_type == "Identity":
         result = producers[result].input[0]
     if result == condition:
@@ -184,5 +185,5 @@ def _goes_on(body: onnx.GraphProto) -> bool:
     if result in producers and producers[result].op_type == "Constant":
         value = helper.get_attribute_value(producers[result].attribute[0])
         is_tensor = isinstance(value, onnx.TensorProto)
-        stored[result] = numpy_helper.to_array(value) if is_tensor else np.array(value)
+        stored[result] = array_of(value) if is_tensor else np.array(value)
     return result in stored and bool(stored[result].reshape(-1)[0])

@@ -5,6 +5,7 @@ The weights then live in a file of their own that is mapped into memory and shar
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -21,15 +22,16 @@ def lift_weights(module: IRModule) -> tuple[IRModule, tuple[np.ndarray, ...]]:
     """
     main = module["main"]
     arrays: list[np.ndarray] = []
-    seen: dict[tuple[str, tuple[int, ...], bytes], int] = {}
+    seen: dict[tuple[str, tuple[int, ...], bytes], int] = {}  # by a digest: the bytes would be a second copy
     order: dict[Any, int] = {}
 
     def collect(expr: Any) -> None:
         if isinstance(expr, GenericConst) and expr not in order:
-            array = np.asarray(expr.value.numpy())
+            array = _shared(expr.value)
             if array.ndim == 0:
                 return
-            key = (str(array.dtype), array.shape, array.tobytes())
+            digest = hashlib.blake2b(np.ascontiguousarray(array).data).digest()
+            key = (str(array.dtype), array.shape, digest)
             if key not in seen:
                 seen[key] = len(arrays)
                 arrays.append(array)
@@ -45,6 +47,14 @@ def lift_weights(module: IRModule) -> tuple[IRModule, tuple[np.ndarray, ...]]:
     lifted = relax.Function([*main.params, weights], body, main.ret_ty, attrs=main.attrs)
     module = IRModule({**module.functions, module.get_global_var("main"): lifted})
     return relax.transform.Normalize()(module), tuple(arrays)
+
+
+def _shared(tensor: Any) -> np.ndarray:
+    """The elements of a TVM tensor, in its own memory where NumPy knows the type."""
+    try:
+        return np.from_dlpack(tensor)
+    except (BufferError, RuntimeError, TypeError):  # float8, bfloat16 and the like
+        return np.asarray(tensor.numpy())
 
 
 def _replace_constants(body: Any, new: Callable[[Any], Any]) -> Any:

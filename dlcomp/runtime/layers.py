@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dlcomp.errors import UsageError
+from dlcomp.frontend.stored import message_of
 from dlcomp.model import Model
 from dlcomp.runtime import peer
 from dlcomp.runtime.metric import Difference, difference
@@ -72,7 +73,7 @@ def first_divergence(
     if model.source is None:
         raise UsageError("this model keeps no ONNX source to compare with", hint="load it from an .onnx file")
     extended, skipped = expose(model.source)
-    expected = peer.run(peer.session(extended.SerializeToString(), 1, optimize=False), inputs)
+    expected = peer.run(peer.session(message_of(extended, model.name), 1, optimize=False), inputs)
     compiled = dlcomp.load(extended).compile(target)
     found = compiled.run({spec.name: inputs[spec.name] for spec in compiled.signature.inputs})
     return compare(extended, found, expected, rtol, skipped)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlcomp.errors import ToolMissing, UsageError
+from dlcomp.frontend.stored import message_of
 from dlcomp.model import Model
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def network(artifact: Artifact, model: Any = None) -> bytes | str:
             raise UsageError(
                 "this model keeps no ONNX source to compare with", hint="load it from an .onnx file"
             )
-        return bytes(model.source.SerializeToString())
+        return message_of(model.source, model.name)
     if isinstance(model, (bytes, bytearray)):
         return bytes(model)
     if isinstance(model, (str, os.PathLike)):

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dlcomp.errors import UsageError
+from dlcomp.frontend.stored import message_of
 from dlcomp.model import Model
 from dlcomp.runtime import peer
 from dlcomp.runtime.inputs import complete, ordered
@@ -105,7 +106,9 @@ def verify(
     feed = complete(artifact.signature, inputs, seed)
     if artifact.manifest.border is None:
         ordered(feed, artifact.signature)
-    session = peer.session(model.source.SerializeToString(), artifact.threads, optimize=optimize_reference)
+    session = peer.session(
+        message_of(model.source, model.name), artifact.threads, optimize=optimize_reference
+    )
     expected = peer.run(session, feed)
     missing = [spec.name for spec in artifact.signature.outputs if spec.name not in expected]
     if missing:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,15 +29,6 @@ FILLS = (0.0, np.nan, np.inf)
 
 def pairs(cases: dict[str, Any]) -> list[Any]:
     return [pytest.param(name, shapes, id=f"{name}-{shapes}") for name in cases for shapes in cases[name]]
-
-
-@pytest.fixture(scope="module")
-def models() -> Any:
-    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-    try:
-        return importlib.import_module("models")
-    finally:
-        sys.path.pop(0)
 
 
 def agree(found: np.ndarray, right: np.ndarray, where: str) -> None:

@@ -305,7 +305,10 @@ def _normalise(g: Graph) -> None:
         scale, bias = (g.constant(g.array(x.shape[-1:], FLOAT)) for _ in range(2))
         g.emit(kind, [x.name, scale, bias], axis=-1)
         return
-    x = _image(g)
+    if kind == "InstanceNormalization":
+        x = g.input(g.shape(4), FLOAT)
+    else:
+        x = _image(g)
     size = (x.shape[1],)
     scale, bias, mean = (g.constant(g.array(size, FLOAT)) for _ in range(3))
     if kind == "BatchNormalization":
