@@ -21,7 +21,7 @@ from dlcomp.frontend.stored import array_of
 _LARGEST_BYTES = 256 << 20
 _MOST_ROUNDS = 16
 # Quantized weights stay quantized; the random and the slow ones (in NumPy) stay what they are.
-_KEPT = frozenset(
+KEPT = frozenset(
     """
     QuantizeLinear DequantizeLinear DynamicQuantizeLinear Bernoulli Multinomial RandomNormal RandomNormalLike
     RandomUniform RandomUniformLike Dropout Conv ConvTranspose ConvInteger QLinearConv LSTM GRU RNN If Loop
@@ -97,7 +97,7 @@ def _evaluate(
     opsets: Iterable[onnx.OperatorSetIdProto],
 ) -> list[np.ndarray] | None:
     """The results of ``node``, or None if it stays."""
-    if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT:
+    if node.domain not in ("", "ai.onnx") or node.op_type in KEPT:
         return None
     if node.op_type in ("Shape", "Size") and node.input[0] in shapes:
         return [_shape_or_size(node, shapes[node.input[0]])]
