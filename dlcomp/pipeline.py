@@ -66,6 +66,7 @@ def compile_model(
         hint = "compile for `host`; `dlcomp vta` works with programs of the accelerator"
         raise UsageError("networks cannot be compiled for VTA yet", hint=hint)
     if resolved.kind == "cuda":
+        _require_sizes(model)
         program = _cuda(model, resolved)
     else:
         records = choices(Database.open(db), resolved) if db is not None else None
@@ -79,6 +80,15 @@ def compile_model(
             source=model.path,
             text=model.text,
         )
+
+
+def _require_sizes(model: Model) -> None:
+    for spec in model.signature.inputs:
+        if any(isinstance(dim, str) for dim in spec.shape):
+            raise UsageError(
+                f"input {spec.name!r} has open dimensions {list(spec.shape)}, which CUDA code cannot have yet",
+                hint="give every size: --shape, or shapes={...} when the model is loaded",
+            )
 
 
 def _cpu(model: Model, target: Target, without: Collection[str], records: Records | None) -> Program:

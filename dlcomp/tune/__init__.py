@@ -123,7 +123,9 @@ def _matching(found: list[Any], pattern: str | None) -> list[Any]:
     if not kept:
         names = "; ".join(task.name for task in found[:5])
         hint = (
-            f"tasks are {names}{' ...' if len(found) > 5 else ''}" if found else "nothing here has a template"
+            f"tasks are {names}{' ...' if len(found) > 5 else ''}"
+            if found
+            else "no kernel of known size has a template; are dimensions open? give --shape"
         )
         raise UsageError("there is nothing to tune", hint=hint)
     return kept

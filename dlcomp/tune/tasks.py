@@ -87,12 +87,15 @@ def name_of(workload: Workload) -> str:
 
 
 def _workloads(module: IRModule) -> Counter[str]:
-    """The workloads of the kernels of a lowered module, by how often ``main`` calls them."""
+    """The workloads of the kernels of a lowered module, by how often ``main`` calls them.
+
+    Those of open sizes, which count no operation, are left out: there is nothing that they could be run on.
+    """
     texts: dict[str, str] = {}
     for var, func in module.functions.items():
         if isinstance(func, tirx.PrimFunc):
             found = anchors.find(func) if _has_root(func) else None
-            if found is not None:
+            if found is not None and from_text(found.workload).flops:
                 texts[var.name_hint] = found.workload
     counts: Counter[str] = Counter()
 
