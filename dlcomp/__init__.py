@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dlcomp.compress.quantize import Quantize
     from dlcomp.errors import DlcompError
     from dlcomp.frontend import load
     from dlcomp.model import Model
@@ -15,13 +16,25 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Artifact", "DlcompError", "Model", "Target", "__version__", "load", "open", "tune", "verify"]
+__all__ = [
+    "Artifact",
+    "DlcompError",
+    "Model",
+    "Quantize",
+    "Target",
+    "__version__",
+    "load",
+    "open",
+    "tune",
+    "verify",
+]
 
 # Public names are imported on first use: TVM takes seconds to import, `dlcomp --help` must not.
 _HOME = {
     "Artifact": "dlcomp.runtime.artifact",
     "DlcompError": "dlcomp.errors",
     "Model": "dlcomp.model",
+    "Quantize": "dlcomp.compress.quantize",
     "Target": "dlcomp.target",
     "load": "dlcomp.frontend",
     "open": "dlcomp.runtime.artifact",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dlcomp.errors import UsageError
 
 if TYPE_CHECKING:
     import onnx
     from tvm import IRModule
 
+    from dlcomp.compress import Pass
     from dlcomp.runtime.artifact import Artifact
     from dlcomp.target import Target
 
@@ -99,6 +104,27 @@ class Model:
     def with_module(self, module: IRModule, step: Step) -> Model:
         """The same model after ``step``."""
         return replace(self, module=module, history=(*self.history, step))
+
+    def compress(self, *passes: Pass, calibration: Any = None) -> Model:
+        """A smaller model: the network after ``passes``; see :func:`dlcomp.compress.compress`."""
+        from dlcomp.compress import compress
+
+        return compress(self, passes, calibration)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network as ONNX, which any runtime reads.
+
+        Raises
+        ------
+        UsageError
+            It has no ONNX form, or the file cannot be written.
+        """
+        if self.source is None:
+            raise UsageError("this model has no ONNX form to save", where=os.fspath(path))
+        try:
+            Path(path).write_bytes(self.source.SerializeToString())
+        except OSError as error:
+            raise UsageError(f"cannot write {os.fspath(path)}: {error.strerror or error}") from error
 
     def compile(self, target: str | Mapping[str, Any] | Target = "host", **options: Any) -> Artifact:
         """Compile for ``target``; see :func:`dlcomp.pipeline.compile_model`."""

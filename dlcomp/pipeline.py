@@ -86,7 +86,7 @@ def _require_sizes(model: Model) -> None:
     for spec in model.signature.inputs:
         if any(isinstance(dim, str) for dim in spec.shape):
             raise UsageError(
-                f"input {spec.name!r} has open dimensions {list(spec.shape)}, which CUDA code cannot have yet",
+                f"input {spec.name!r} has open dimensions, {list(spec.shape)}; CUDA code cannot yet",
                 hint="give every size: --shape, or shapes={...} when the model is loaded",
             )
 

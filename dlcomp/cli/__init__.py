@@ -14,13 +14,13 @@ from typing import Annotated
 
 import typer
 
-from dlcomp.cli import bench, compile, db, doctor, inspect, profile, run, targets, tune, verify, vta
+from dlcomp.cli import bench, compile, compress, db, doctor, inspect, profile, run, targets, tune, verify, vta
 from dlcomp.cli.output import say, set_verbosity, wants_traceback
 from dlcomp.errors import DlcompError
 
 app = typer.Typer(
     name="dlcomp",
-    help="Make a trained network fast on the processor you name, and prove it.",
+    help="Make a trained network smaller, and fast on the processor you name, and prove it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (inspect, compile, tune, run, bench, profile, verify, targets, doctor):
+for _module in (inspect, compress, compile, tune, run, bench, profile, verify, targets, doctor):
     app.command(_module.NAME)(_module.command)
 app.add_typer(db.app, name=db.NAME)
 

@@ -95,7 +95,12 @@ def quantized(models: Any, name: str, form: str, folder: Path) -> bytes:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("form", ["qdq", "qdq of channels", "operators", "dynamic"])
 def test_quantized_forms(models: Any, name: str, form: str, tmp_path: Path) -> None:
-    """As near to the reference as the reference is to itself with optimizations, or within a step or two."""
+    """As near to the reference as onnxruntime itself with optimizations, or a few values a step apart.
+
+    What is dequantized, computed in float32 and quantized again is a step off where the last digits of a sum
+    decide, a few times in 100,000; behind it one such value may change much (a steep sigmoid, an attention),
+    so the error is that of all values together: root mean square, of the range.
+    """
     data = quantized(models, name, form, tmp_path)
     entry = {**models.SUITE, **models.OTHERS}[name]
     artifact = dlcomp.load(data).compile()
@@ -104,11 +109,14 @@ def test_quantized_forms(models: Any, name: str, form: str, tmp_path: Path) -> N
         feed = entry.example(seed=seed)
         found, right, other = (run(feed) for run in (artifact.run, *(runner(s) for s in (plain, fused))))
         for output in right:
-            span = float(np.ptp(right[output])) or 1.0
-            ours = float(np.abs(found[output] - right[output]).max()) / span
-            theirs = float(np.abs(other[output] - right[output]).max()) / span
+            ours, theirs = (error(array[output], right[output]) for array in (found, other))
             print(f"{name} {form} {output}: {ours:.2e}, onnxruntime optimised {theirs:.2e}")
-            assert ours <= max(theirs, 0.02)
+            assert ours <= max(theirs, 5e-3)
+
+
+def error(found: np.ndarray, right: np.ndarray) -> float:
+    gap = found.astype("float64") - right
+    return float(np.sqrt(np.mean(gap**2)) / (np.ptp(right) or 1.0))
 
 
 def runner(session: onnxruntime.InferenceSession) -> Any:

@@ -1,0 +1,66 @@
+"""Passes that trade numbers for size and speed: each takes a model and returns a smaller one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from dlcomp.compress.data import Calibration
+    from dlcomp.compress.network import Network
+    from dlcomp.model import Model
+
+__all__ = ["Pass", "compress"]
+
+
+class Pass(Protocol):
+    """A frozen dataclass whose fields are the options of a pass.
+
+    Attributes
+    ----------
+    name : str
+        As in ``--pass`` and in the history of a model.
+    needs_data : bool
+        Whether it must see what the network computes on real inputs.
+    """
+
+    name: str
+
+    @property
+    def needs_data(self) -> bool: ...
+
+    def rewrite(self, network: Network, data: Calibration | None) -> dict[str, Any]:
+        """Change ``network`` in place and return what was done, for the history."""
+        ...
+
+
+def compress(model: Model, passes: Sequence[Pass], calibration: Any = None) -> Model:
+    """``model`` after ``passes``, one after another.
+
+    Parameters
+    ----------
+    calibration : mapping, path, iterable or None
+        Inputs to observe the network on; see :mod:`dlcomp.compress.data`.
+
+    Raises
+    ------
+    UsageError
+        A pass needs data and there is none, or the data do not fit the inputs.
+    """
+    from dlcomp.compress.data import Calibration
+    from dlcomp.compress.network import Network
+    from dlcomp.errors import UsageError
+    from dlcomp.model import Step
+
+    data = None if calibration is None else Calibration(calibration, model.signature)
+    for pass_ in passes:
+        if pass_.needs_data and data is None:
+            raise UsageError(
+                f"the pass {pass_.name} needs inputs to observe the network on",
+                hint="--calib data.npz, or calibration={'input': array of samples}",
+            )
+        network = Network(model)
+        effect = pass_.rewrite(network, data)
+        options = {key: value for key, value in vars(pass_).items() if value is not None}
+        model = network.model(Step(pass_.name, options, effect))
+    return model

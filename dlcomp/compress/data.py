@@ -1,0 +1,148 @@
+"""Calibration data, one batch at a time: arrays, .npz files, folders of .npy files, or anything that yields.
+
+Nothing holds more than one batch: an .npz is read member by member, a folder file by file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlcomp.errors import UsageError
+from dlcomp.model import Signature, TensorSpec
+
+Feed = dict[str, np.ndarray]
+_HINT = "a mapping of input name to samples, an .npz of the same, a folder of .npy files, or an iterable"
+
+
+class Calibration:
+    """Samples for the inputs of a network; it can be iterated over as often as it is wanted.
+
+    Parameters
+    ----------
+    source : mapping, path or iterable
+        A mapping (or .npz) of input name to an array ``(N, ...)`` of N samples; a folder of .npy files, each
+        a batch of the only input, or ``NAME/*.npy`` for each of several; an iterable of feeds
+        ``{name: array}``, or of arrays for the only input. An iterator that ends is kept in memory.
+
+    Raises
+    ------
+    UsageError
+        No samples, unknown names, or arrays that the inputs cannot take.
+    """
+
+    def __init__(self, source: Any, signature: Signature) -> None:
+        self.signature = signature
+        if isinstance(source, str | os.PathLike):
+            path = Path(source)
+            if path.is_dir():
+                self._feeds: Any = _Folder(path, signature)
+            elif path.suffix == ".npz" and path.is_file():
+                with np.load(path, allow_pickle=False) as file:
+                    self._feeds = _Arrays({name: file[name] for name in file.files}, signature)
+            else:
+                raise UsageError(f"no calibration data there: {path}", hint=_HINT)
+        elif isinstance(source, np.ndarray):
+            self._feeds = _Arrays({_only(signature).name: source}, signature)
+        elif isinstance(source, Mapping):
+            self._feeds = _Arrays(source, signature)
+        elif isinstance(source, Iterable):
+            self._feeds = list(source) if isinstance(source, Iterator) else source
+        else:
+            raise UsageError(f"cannot calibrate on {type(source).__name__}", hint=_HINT)
+
+    def __iter__(self) -> Iterator[Feed]:
+        count = 0
+        for feed in self._feeds:
+            count += 1
+            yield _checked(feed, self.signature)
+        if not count:
+            raise UsageError("there is no sample to calibrate on", hint=_HINT)
+
+
+def _only(signature: Signature) -> TensorSpec:
+    if len(signature.inputs) != 1:
+        names = ", ".join(spec.name for spec in signature.inputs)
+        raise UsageError(f"the network has several inputs: {names}", hint="give a mapping of their names")
+    return signature.inputs[0]
+
+
+def _checked(feed: Any, signature: Signature) -> Feed:
+    if isinstance(feed, np.ndarray):
+        feed = {_only(signature).name: feed}
+    result = {}
+    for spec in signature.inputs:
+        if spec.name not in feed:
+            raise UsageError(f"the calibration data lack the input {spec.name!r}", hint=_HINT)
+        array = np.asarray(feed[spec.name])
+        fits = len(spec.shape) == array.ndim and all(
+            isinstance(want, str) or want == got for want, got in zip(spec.shape, array.shape, strict=True)
+        )
+        if str(array.dtype) != spec.dtype or not fits:
+            raise UsageError(
+                f"a calibration sample is {array.dtype}{list(array.shape)}, the input takes {spec}",
+                hint="prepare the samples as the network is used, in its type",
+            )
+        result[spec.name] = array
+    return result
+
+
+class _Arrays:
+    """Arrays of N samples, cut into batches of the size that the network has."""
+
+    def __init__(self, arrays: Mapping[str, Any], signature: Signature) -> None:
+        names = {spec.name for spec in signature.inputs}
+        if len(signature.inputs) == 1 and len(arrays) == 1:
+            # A single array under any name is meant for the single input.
+            arrays = {signature.inputs[0].name: next(iter(arrays.values()))}
+        missing, alien = sorted(names - set(arrays)), sorted(set(arrays) - names)
+        if missing or alien:
+            found = f"lack {', '.join(missing)}" if missing else f"have {', '.join(alien)}, which is no input"
+            raise UsageError(f"the calibration data {found}", hint=f"inputs: {', '.join(sorted(names))}")
+        self._arrays = {name: np.asarray(array) for name, array in arrays.items()}
+        self._signature = signature
+        self._batch = 1
+        for spec in signature.inputs:
+            if spec.shape and isinstance(spec.shape[0], int):
+                self._batch = max(self._batch, spec.shape[0])
+                break
+
+    def __iter__(self) -> Iterator[Feed]:
+        ranked = {spec.name: len(spec.shape) for spec in self._signature.inputs}
+        # Scalars and the like are the same for every sample.
+        sampled = {n: a for n, a in self._arrays.items() if a.ndim == ranked[n] and a.ndim}
+        fixed = {n: a for n, a in self._arrays.items() if n not in sampled}
+        counts = {len(a) for a in sampled.values()}
+        if len(counts) != 1:
+            raise UsageError(f"the inputs have different numbers of samples: {sorted(counts)}")
+        (count,) = counts
+        if count < self._batch:
+            raise UsageError(f"{count} samples are less than one batch of {self._batch}")
+        for start in range(0, count - self._batch + 1, self._batch):
+            yield {**{n: a[start : start + self._batch] for n, a in sampled.items()}, **fixed}
+
+
+class _Folder:
+    """A folder of .npy files: batches of the only input, or a folder of them for each input."""
+
+    def __init__(self, path: Path, signature: Signature) -> None:
+        self._files: list[dict[str, Path]] = []
+        if len(signature.inputs) == 1 and any(path.glob("*.npy")):
+            name = signature.inputs[0].name
+            self._files = [{name: file} for file in sorted(path.glob("*.npy"))]
+            return
+        per_input = {spec.name: sorted((path / spec.name).glob("*.npy")) for spec in signature.inputs}
+        counts = {len(files) for files in per_input.values()}
+        if counts == {0} or len(counts) > 1:
+            found = ", ".join(f"{name}: {len(files)}" for name, files in per_input.items())
+            raise UsageError(f"{path} has not one .npy file a sample for every input ({found})", hint=_HINT)
+        for number in range(counts.pop()):
+            self._files.append({name: files[number] for name, files in per_input.items()})
+
+    def __iter__(self) -> Iterator[Feed]:
+        for files in self._files:
+            yield {name: np.load(file, allow_pickle=False) for name, file in files.items()}

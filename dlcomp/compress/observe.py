@@ -1,0 +1,125 @@
+"""What the values of a network are on real inputs: one pass over the data, memory of the bins only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dlcomp.compress.data import Calibration, Feed
+from dlcomp.compress.network import Network
+
+_BINS = 4096
+# One step of the moving average of a batch's extremes.
+_MOMENTUM = 0.1
+
+
+@dataclass
+class Histogram:
+    """How often a value lies where, in bins whose range doubles when something lies outside.
+
+    Attributes
+    ----------
+    limit : float
+        The bins cover ``[-limit, limit)``; a power of two, so that a bin of a larger range is two of the
+        smaller one.
+    counts : (4096,) int64
+    low, high : float
+        Exact extremes of what is finite.
+    average : (2,) float64
+        Moving average of the extremes of each batch.
+    mean : (channels,) float64 or None
+        Of each index of axis 1 (of the last axis for matrices), for the correction of biases.
+    """
+
+    limit: float = 0.0
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(_BINS, np.int64))
+    low: float = np.inf
+    high: float = -np.inf
+    average: np.ndarray | None = None
+    total: np.ndarray | None = None
+    seen: int = 0
+
+    @property
+    def mean(self) -> np.ndarray | None:
+        return None if self.total is None else self.total / max(1, self.seen)
+
+    @property
+    def centres(self) -> np.ndarray:
+        """The middle of each bin."""
+        width = 2 * self.limit / _BINS
+        return (np.arange(_BINS) + 0.5) * width - self.limit
+
+    def add(self, array: np.ndarray) -> None:
+        """Count the elements of ``array``; those that are not finite are left out."""
+        self._add_mean(array)
+        flat = array.reshape(-1)
+        if not np.isfinite(flat).all():
+            flat = flat[np.isfinite(flat)]
+        if not flat.size:
+            return
+        low, high = float(flat.min()), float(flat.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        extremes = np.array([low, high])
+        self.average = (
+            extremes if self.average is None else self.average + _MOMENTUM * (extremes - self.average)
+        )
+        self._reach(max(abs(low), abs(high)))
+        scale = np.float32(_BINS / (2 * self.limit))
+        places = ((flat.astype(np.float32) + np.float32(self.limit)) * scale).astype(np.int64)
+        self.counts += np.bincount(np.clip(places, 0, _BINS - 1), minlength=_BINS)
+
+    def _reach(self, largest: float) -> None:
+        if self.limit == 0.0:
+            self.limit = float(2.0 ** np.ceil(np.log2(max(largest, 2.0**-60))))
+        while largest > self.limit:
+            pairs = self.counts.reshape(-1, 2).sum(axis=1)
+            self.counts = np.zeros(_BINS, np.int64)
+            self.counts[_BINS // 4 : _BINS // 4 + len(pairs)] = pairs
+            self.limit *= 2
+
+    def _add_mean(self, array: np.ndarray) -> None:
+        if array.ndim < 2:
+            return
+        axis = 1 if array.ndim > 3 else array.ndim - 1
+        others = tuple(d for d in range(array.ndim) if d != axis)
+        total = array.sum(axis=others, dtype=np.float64)
+        if self.total is None:
+            self.total = np.zeros_like(total)
+        if self.total.shape != total.shape:  # an open dimension
+            return
+        self.total += total
+        self.seen += array.size // array.shape[axis]
+
+
+def observe(
+    network: Network,
+    names: Collection[str],
+    data: Calibration,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Histogram]:
+    """A histogram of each value of ``names``, over all of ``data``.
+
+    ``progress`` is called with the number of the batch, from 1 on.
+    """
+    found = {name: Histogram() for name in names}
+    for number, values in enumerate(runs(network, names, data), start=1):
+        for name, histogram in found.items():
+            histogram.add(values[name])
+        if progress is not None:
+            progress(number)
+    return found
+
+
+def runs(network: Network, names: Collection[str], data: Calibration) -> Iterator[Feed]:
+    """The values of ``names`` for each batch of ``data``, computed by dlcomp."""
+    import dlcomp
+
+    inputs = set(network.inputs)
+    exposed = network.exposing(name for name in names if name not in inputs)
+    artifact = dlcomp.load(exposed).compile("host")
+    taken = {spec.name for spec in artifact.signature.inputs}
+    for feed in data:
+        values = artifact.run({name: array for name, array in feed.items() if name in taken})
+        yield {**feed, **values}

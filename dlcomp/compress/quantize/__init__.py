@@ -1,0 +1,166 @@
+"""Quantization after training: integers with scales, chosen on real inputs, written as standard QDQ nodes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import version_converter
+
+from dlcomp.compress.data import Calibration
+from dlcomp.compress.network import Network
+from dlcomp.compress.observe import Histogram, observe
+from dlcomp.compress.quantize.bias import mean_error
+from dlcomp.compress.quantize.grid import Grid, grid_of_range, grid_of_weight
+from dlcomp.compress.quantize.plan import Layer, Plan, plan
+from dlcomp.compress.quantize.ranges import METHODS, range_of
+from dlcomp.compress.quantize.write import write_activations, write_bias, write_weight
+from dlcomp.errors import ModelError, UsageError
+
+__all__ = ["Quantize"]
+
+_ACTIVATIONS = {"uint8": 256, "int8": 256, "uint16": 65536, "int16": 65536}
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Weights and activations as integers.
+
+    Attributes
+    ----------
+    activations : str
+        ``uint8``, ``int8``, ``uint16`` or ``int16``.
+    bits : int
+        Of the weights, 2 to 8, stored in 8.
+    per_channel : bool
+        A scale for each output channel of a weight.
+    symmetric : bool
+        Activations without a zero point (in the middle of unsigned types).
+    method : str
+        How ranges are chosen: minmax, average, percentile, entropy or mse.
+    weight_search : bool
+        Scales of weights by least squared error, and not by the largest magnitude.
+    correct_bias : bool
+        Take the mean error of every layer out of its bias.
+    keep : tuple of str
+        Regular expressions: layers whose name one is found in stay in float.
+
+    Raises
+    ------
+    UsageError
+        An option that is not one of these.
+    """
+
+    activations: str = "uint8"
+    bits: int = 8
+    per_channel: bool = True
+    symmetric: bool = False
+    method: str = "mse"
+    weight_search: bool = False
+    correct_bias: bool = True
+    keep: tuple[str, ...] = ()
+    name: str = "quantize"
+
+    def __post_init__(self) -> None:
+        if self.activations not in _ACTIVATIONS:
+            raise UsageError(f"activations cannot be {self.activations!r}", hint=", ".join(_ACTIVATIONS))
+        if self.method not in METHODS:
+            raise UsageError(f"there is no method {self.method!r}", hint=", ".join(METHODS))
+        if not 2 <= self.bits <= 8:
+            raise UsageError(f"weights can have 2 to 8 bits, not {self.bits}")
+        for pattern in self.keep:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UsageError(f"cannot read the expression {pattern!r}: {error}") from error
+
+    @property
+    def needs_data(self) -> bool:
+        return True
+
+    def rewrite(self, network: Network, data: Calibration | None) -> dict[str, Any]:
+        """Put quantize and dequantize nodes into ``network``; the account of what became integers."""
+        assert data is not None
+        _raise_opset(network, 21 if "16" in self.activations else 13)
+        chosen = plan(network, self.keep)
+        if not chosen.layers:
+            raise ModelError("it has no layer with a stored weight to quantize", where="quantize")
+        seen = observe(network, chosen.values, data)
+        grids = self._grids(chosen, seen)
+        before = sum(array.nbytes for array in network.weights.values())
+        for layer in chosen.layers:
+            self._layer(network, layer, grids[layer.data], seen[layer.data].mean)
+        write_activations(network, chosen, grids)
+        network.drop_unread()
+        after = sum(array.nbytes for array in network.weights.values())
+        return {"layers": len(chosen.layers), "values": len(grids), "bytes": [before, after]}
+
+    def _grids(self, chosen: Plan, seen: Mapping[str, Histogram]) -> dict[str, Grid]:
+        """Values that share a scale get the range of all of them."""
+        levels = _ACTIVATIONS[self.activations]
+        grids: dict[str, Grid] = {}
+        for share in chosen.shares:
+            ranges = [range_of(seen[name], self.method, levels, self.symmetric) for name in share]
+            low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
+            grid = grid_of_range(low, high, self.activations, self.symmetric)
+            grids |= dict.fromkeys(share, grid)
+        return dict(sorted(grids.items()))
+
+    def _layer(self, network: Network, layer: Layer, data: Grid, mean: np.ndarray | None) -> None:
+        network.own_weight(layer.node, layer.weight)
+        weight = network.weights[layer.node.input[layer.weight]]
+        most = 2 ** (self.bits - 1) - 1
+        axis = layer.axis if self.per_channel else None
+        grid = _without_overflow(
+            network, layer, data, grid_of_weight(weight, self.bits, axis, self.weight_search)
+        )
+        integers = grid.integers(weight, -most, most)
+        error = mean_error(network, layer, grid.reals(integers) - weight, mean) if self.correct_bias else None
+        bias = (
+            None if layer.bias is None else network.weights[layer.node.input[layer.bias]].astype(np.float64)
+        )
+        if error is not None and (bias is not None or layer.node.op_type in ("Conv", "Gemm")):
+            bias = (np.zeros(len(error)) if bias is None else bias) - error
+        write_weight(network, layer, grid, integers)
+        if bias is not None:
+            write_bias(network, _with_bias(network, layer, bias), bias, data, grid)
+
+
+def _with_bias(network: Network, layer: Layer, bias: np.ndarray) -> Layer:
+    """The layer with a place for a bias, if it had none."""
+    if layer.bias is not None:
+        return layer
+    name = network.name(f"{layer.node.output[0]}_bias")
+    network.set_weight(name, bias.astype(np.float32))
+    del layer.node.input[2:]
+    layer.node.input.append(name)
+    return Layer(layer.node, layer.data, layer.weight, 2, layer.axis)
+
+
+def _without_overflow(network: Network, layer: Layer, data: Grid, grid: Grid) -> Grid:
+    """A coarser scale where a bias would not fit 32 bits: channels of tiny weights with a large bias."""
+    if layer.bias is None:
+        return grid
+    bias = np.abs(network.weights[layer.node.input[layer.bias]].astype(np.float64)).reshape(-1)
+    least = bias / (2.0**31 - 2**10) / float(data.scale)
+    if grid.axis is None:
+        return Grid(np.maximum(grid.scale, np.float32(least.max(initial=0))), grid.zero)
+    return Grid(np.maximum(grid.scale, least.astype(np.float32)), grid.zero, grid.axis)
+
+
+def _raise_opset(network: Network, least: int) -> None:
+    """Scales along an axis came with opset 13, 16-bit integers with 21."""
+    if network.opset >= least:
+        return
+    try:
+        network.proto = version_converter.convert_version(network.proto, least)
+    except Exception as error:
+        raise ModelError(
+            f"its opset {network.opset} cannot be raised to {least}: {str(error).splitlines()[0][:200]}",
+            where="quantize",
+            hint=f"export the network with opset {least} or later",
+        ) from error
+    network.opset = least

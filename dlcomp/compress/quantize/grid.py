@@ -1,0 +1,100 @@
+"""Integers that stand for real numbers: scale and zero point, and rounding to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# Search for the scale of weights: shares of the largest magnitude.
+_SHARES = np.linspace(0.5, 1.0, 51)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """``real = (integer - zero) * scale``, integers of ``dtype`` from ``low`` to ``high``.
+
+    ``scale`` is a float32, or an array of one for each index of ``axis``.
+    """
+
+    scale: np.ndarray
+    zero: np.ndarray
+    axis: int | None = None
+
+    @property
+    def dtype(self) -> Any:
+        return self.zero.dtype
+
+    def aligned(self, array: np.ndarray, rank: int) -> np.ndarray:
+        """``array`` (scale or zero) so that it broadcasts over a tensor of ``rank``."""
+        if self.axis is None:
+            return array
+        wide: np.ndarray = array.reshape([-1 if d == self.axis else 1 for d in range(rank)])
+        return wide
+
+    def integers(self, real: np.ndarray, low: int, high: int) -> np.ndarray:
+        """``real`` rounded to the nearest, ties to even, as ONNX's QuantizeLinear does."""
+        scale = self.aligned(self.scale, real.ndim)
+        zero = self.aligned(self.zero, real.ndim).astype(np.float32)
+        rounded = np.rint(real.astype(np.float32) / scale) + zero
+        integers: np.ndarray = np.clip(rounded, low, high).astype(self.dtype)
+        return integers
+
+    def reals(self, integers: np.ndarray) -> np.ndarray:
+        scale, zero = (self.aligned(a, integers.ndim) for a in (self.scale, self.zero))
+        result: np.ndarray = (integers.astype(np.float32) - zero.astype(np.float32)) * scale
+        return result
+
+
+def grid_of_range(low: float, high: float, dtype: str, symmetric: bool) -> Grid:
+    """The grid of an activation. Zero is one of its numbers: padding must not change it."""
+    info = np.iinfo(dtype)
+    if symmetric:
+        most = max(-low, high)
+        middle = 0 if info.min < 0 else (int(info.max) + 1) // 2
+        return Grid(_scale(most / (info.max - middle)), np.array(middle, dtype))
+    scale = _scale((high - low) / (int(info.max) - int(info.min)))
+    zero = np.clip(np.rint(info.min - low / float(scale)), info.min, info.max)
+    return Grid(scale, np.array(zero, dtype))
+
+
+def grid_of_weight(
+    weight: np.ndarray, bits: int, axis: int | None, search: bool, importance: np.ndarray | None = None
+) -> Grid:
+    """The symmetric grid of a weight: per index of ``axis``, or one for all.
+
+    With ``search`` the scale with the least squared error, of errors weighted by ``importance`` (an array
+    that broadcasts over the weight), and not the one of the largest magnitude.
+    """
+    most = 2 ** (bits - 1) - 1
+    rows = (
+        weight.reshape(1, -1)
+        if axis is None
+        else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+    )
+    largest = np.abs(rows).max(axis=1).astype(np.float64)
+    share = np.ones(len(rows))
+    if search:
+        weights = np.ones_like(rows)
+        if importance is not None:
+            wide = np.broadcast_to(importance, weight.shape)
+            weights = wide.reshape(1, -1) if axis is None else np.moveaxis(wide, axis, 0).reshape(rows.shape)
+        errors = [_row_errors(rows, weights, largest * s / most, most) for s in _SHARES]
+        share = _SHARES[np.argmin(errors, axis=0)]
+    scale = _scale(largest * share / most)
+    zero = np.zeros(scale.shape, "int8")
+    return Grid(scale[0], zero[0], None) if axis is None else Grid(scale, zero, axis)
+
+
+def _row_errors(rows: np.ndarray, weights: np.ndarray, scale: np.ndarray, most: int) -> np.ndarray:
+    step = np.maximum(scale, 1e-30)[:, None]
+    rounded = np.clip(np.rint(rows / step), -most, most) * step
+    error: np.ndarray = ((rows - rounded) ** 2 * weights).sum(axis=1)
+    return error
+
+
+def _scale(value: np.ndarray | float) -> np.ndarray:
+    """As float32, and of a dead channel 1: nothing is divided by zero, and zero stays zero."""
+    scale = np.asarray(value, np.float32)
+    return np.where(scale > np.finfo(np.float32).tiny, scale, np.float32(1.0)).astype(np.float32)

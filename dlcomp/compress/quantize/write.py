@@ -1,0 +1,73 @@
+"""Quantize and dequantize nodes around the operators of a plan: the standard QDQ form of ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from dlcomp.compress.network import Network
+from dlcomp.compress.quantize.grid import Grid
+from dlcomp.compress.quantize.plan import Layer, Plan
+
+
+def write_activations(network: Network, plan: Plan, grids: Mapping[str, Grid]) -> None:
+    """Every value of ``grids`` rounded to its integers where an integer operator reads it."""
+    read: dict[str, str] = {}
+    made: dict[str, list[onnx.NodeProto]] = {}
+    for name, grid in grids.items():
+        scale, zero = _parameters(network, name, grid)
+        integers, reals = network.name(f"{name}_quantized"), network.name(f"{name}_dequantized")
+        read[name] = reals
+        made[name] = [
+            helper.make_node("QuantizeLinear", [name, scale, zero], [integers], name=integers),
+            helper.make_node("DequantizeLinear", [integers, scale, zero], [reals], name=reals),
+        ]
+    entering = [node for name in network.inputs for node in made.get(name, ())]
+
+    def function(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        for place, name in enumerate(node.input):
+            if (node.output[0], place) in plan.reads and name in read:
+                node.input[place] = read[name]
+        return [node, *(new for name in node.output for new in made.get(name, ()))]
+
+    network.rewrite(function)
+    for index, node in enumerate(entering):
+        network.proto.graph.node.insert(index, node)
+
+
+def write_weight(network: Network, layer: Layer, grid: Grid, integers: np.ndarray) -> None:
+    """The weight of ``layer`` as integers that are read back where it is used."""
+    name = layer.node.input[layer.weight]
+    stored = network.name(f"{name}_quantized")
+    network.set_weight(stored, integers)
+    _dequantized(network, layer, layer.weight, stored, grid)
+
+
+def write_bias(network: Network, layer: Layer, bias: np.ndarray, data: Grid, weight: Grid) -> None:
+    """The bias as 32-bit integers at the scale of the sums: that of the data by that of the weight."""
+    assert layer.bias is not None
+    scale = np.broadcast_to(data.scale * weight.scale, bias.shape).astype(np.float32)
+    info = np.iinfo(np.int32)
+    integers = np.clip(np.rint(bias.astype(np.float64) / scale), info.min, info.max).astype(np.int32)
+    stored = network.name(f"{layer.node.input[layer.bias]}_quantized")
+    network.set_weight(stored, integers)
+    _dequantized(network, layer, layer.bias, stored, Grid(scale, np.zeros(bias.shape, np.int32), 0))
+
+
+def _dequantized(network: Network, layer: Layer, place: int, stored: str, grid: Grid) -> None:
+    reals = network.name(f"{stored}_dequantized")
+    attributes = {} if grid.axis is None else {"axis": grid.axis}
+    scale, zero = _parameters(network, stored, grid)
+    node = helper.make_node("DequantizeLinear", [stored, scale, zero], [reals], name=reals, **attributes)
+    layer.node.input[place] = reals
+    network.proto.graph.node.insert(0, node)
+
+
+def _parameters(network: Network, name: str, grid: Grid) -> tuple[str, str]:
+    scale, zero = network.name(f"{name}_scale"), network.name(f"{name}_zero")
+    network.set_weight(scale, grid.scale)
+    network.set_weight(zero, grid.zero)
+    return scale, zero

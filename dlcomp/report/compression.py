@@ -1,0 +1,28 @@
+"""What was done to a network, for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from dlcomp.model import Model
+
+
+def compression_table(model: Model, source: Path, output: Path, seconds: float) -> Table:
+    """A line a pass: its options and its effect; then the files."""
+    table = Table(box=None, show_header=True, pad_edge=False, header_style="bold")
+    for column in ("pass", "options", "effect"):
+        table.add_column(column, overflow="fold")
+    for step in model.history[1:]:
+        options = ", ".join(f"{k}={_plain(v)}" for k, v in step.options.items() if k != "name")
+        table.add_row(step.name, options, ", ".join(f"{k} {_plain(v)}" for k, v in step.effect.items()))
+    sizes = f"{source.stat().st_size / 1e6:.2f} MB to {output.stat().st_size / 1e6:.2f} MB"
+    table.add_row("", "", f"{source} to {output}: {sizes}, {seconds:.0f} s")
+    return table
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return " to ".join(map(str, value)) if value else "none"
+    return str(value)
