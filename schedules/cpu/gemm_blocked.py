@@ -108,7 +108,6 @@ class BlockedMatmul(DirectBatchMatmul):
         def one(index: Expr) -> Stmt:
             batch = unflatten(index, shape)
             a_batch, b_batch = aligned(batch, left.shape[:-2]), aligned(batch, right.shape[:-2])
-            panels = scratch("panels", (-(-wl.n // knobs["width"]), knobs["depth"], knobs["width"]))
             product = _Product(
                 anchor,
                 (wl.m, wl.n, wl.k),
@@ -118,6 +117,8 @@ class BlockedMatmul(DirectBatchMatmul):
                 lambda row, column: [*batch, row, column],
                 inner,
             )
+            deepest = max(size for _, size in product.depths())
+            panels = scratch("panels", (-(-wl.n // knobs["width"]), deepest, knobs["width"]))
             steps: list[Stmt] = [alloc(panels)]
             for begin, size in product.depths():
                 steps.append(_copy(product, panels, begin, size, lambda k, column: [*b_batch, k, column]))
@@ -205,8 +206,13 @@ class _Product:
     kind: str
 
     def depths(self) -> list[tuple[int, int]]:
-        """(first row, rows) of the right operand that are passed over together."""
+        """(first row, rows) of the right operand that are passed over together.
+
+        All of them where the result is of another type (quantized): it cannot hold sums meanwhile.
+        """
         k, depth = self.extents[2], self.knobs["depth"]
+        if str(self.anchor.output.dtype) != "float32":
+            return [(0, k)]
         return [(begin, min(depth, k - begin)) for begin in range(0, k, depth)]
 
     def multiply(self, panels: Expr, offset: int, begin: int, size: int) -> Stmt:

@@ -303,3 +303,28 @@ def test_a_weight_that_is_no_constant_is_refused_by_name() -> None:
     network.opset_import.append(helper.make_opsetid(MS, 1))
     with pytest.raises(ModelError, match="'packed'"):
         dlcomp.load(network)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_deep_products_with_quantized_results(batch: bool) -> None:
+    """Sums over so many terms that they are computed in parts, of which the result cannot hold any."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((32, 2048)), rng.standard_normal((2, 2048, 64) if batch else (2048, 64))
+    nodes = [
+        helper.make_node("MatMul", ["a", "b"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "s", "z"], ["y"]),
+    ]
+    held = [
+        numpy_helper.from_array(np.float32(1.5), "s"),
+        numpy_helper.from_array(np.int8(3), "z"),
+    ]
+    inputs = [value("a", [32, 2048])]
+    feed = {"a": a.astype("float32")}
+    if batch:
+        inputs.append(value("b", [2, 2048, 64]))
+        feed["b"] = b.astype("float32")
+    else:
+        held.append(numpy_helper.from_array(b.astype("float32"), "b"))
+    shape = [2, 32, 64] if batch else [32, 64]
+    network = networks.model(nodes, inputs, [value("y", shape, TensorProto.INT8)], held)
+    assert steps_apart(network, feed) <= 1
