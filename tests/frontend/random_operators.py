@@ -65,8 +65,8 @@ def _reduce(g: Graph) -> None:
     operator = g.pick(
         "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1", "ReduceSumSquare"
     )
-    # The largest of nothing is not defined.
-    if operator in ("ReduceMax", "ReduceMin") and 0 in x.shape:
+    # The largest and the mean of nothing are not defined.
+    if operator in ("ReduceMax", "ReduceMin", "ReduceMean") and 0 in x.shape:
         return
     since = 13 if operator == "ReduceSum" else 18
     g.emit(operator, [x.name], axes=(since, axes), keepdims=int(g.rng.integers(2)))

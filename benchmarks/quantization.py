@@ -1,0 +1,190 @@
+"""Accuracy of quantized networks, dlcomp's and onnxruntime's, from the same calibration data.
+
+EfficientNet-Lite0 on labelled pictures (``--pictures FOLDER``), and five small networks on the 10,000 test
+images of Fashion-MNIST, trained by ``benchmarks/fashion/train.py``. onnxruntime's quantized networks are run
+as it runs them by default.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from common import finish, header, options, run, table_row
+from datasets import fashion, pictures
+from models import fetch
+
+import dlcomp
+from dlcomp.runtime import peer
+
+FASHION = ("lenet300", "lenet5", "resnet8", "dscnn", "lstm")
+NETWORKS = Path(__file__).parent / "fashion"
+# The trap of depthwise convolutions: one scale for all channels, and what repairs it.
+TRAP: dict[str, dict[str, Any]] = {
+    "one scale": {"per_channel": False, "correct_bias": False},
+    "one scale, least squares": {"per_channel": False, "correct_bias": False, "weight_search": True},
+    "one scale, least squares, biases corrected": {"per_channel": False, "weight_search": True},
+    "a scale for each channel": {"correct_bias": False},
+    "a scale for each channel, biases corrected": {},
+    "the same by least squares": {"weight_search": True},
+}
+Rows = list[dict[str, Any]]
+
+
+def main() -> None:
+    parser = options(__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="labelled pictures for EfficientNet")
+    arguments = parser.parse_args()
+    rows: Rows = []
+    summary: dict[str, float] = {}
+    if arguments.pictures:
+        found = efficientnet(arguments.pictures)
+        rows += found
+        ours = found[1]
+        summary["efficientnet_top1_drop_points"] = 100 * (found[0]["top1"] - ours["top1"])
+        summary["efficientnet_agreement"] = 100 * ours["agreement"]
+    names = FASHION[1:2] if arguments.quick else FASHION
+    found = [row for name in names for row in small(name)]
+    rows += found
+    drops = [row["drop_points"] for row in found if row["form"] == "dlcomp"]
+    summary["fashion_largest_drop_points"] = max(drops)
+    if not arguments.quick:
+        rows += trap()
+    finish(rows, summary, arguments.json)
+
+
+def efficientnet(folder: Path) -> Rows:
+    """Top-1, top-5, agreement with float32 and the logits' signal-to-noise ratio."""
+    images, accepted, calibration = pictures(folder)
+    model = dlcomp.load(fetch("efficientnet_lite0"), {"input": (1, 3, 224, 224)})
+    small = model.compress(dlcomp.Quantize(), calibration=calibration)
+    with tempfile.TemporaryDirectory() as where:
+        other = by_onnxruntime(model.source.SerializeToString(), "input", calibration, Path(where))
+    forms: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "float32": compiled(model),
+        "dlcomp": compiled(small),
+        "dlcomp's network in onnxruntime": session(small.source.SerializeToString()),
+        "onnxruntime": session(other),
+    }
+    rows: Rows = []
+    reference = np.zeros(0)
+    error = np.sqrt(0.8 * 0.2 / len(images))
+    print(f"EfficientNet-Lite0, {len(images)} pictures (standard error {100 * error:.1f} points)\n")
+    print(header("form", "top-1 %", "top-5 %", "agreement %", "SQNR dB"))
+    for form, function in forms.items():
+        logits = np.concatenate([function(images[i : i + 1]) for i in range(len(images))])
+        reference = logits if form == "float32" else reference
+        order = np.argsort(-logits, axis=1)[:, :5].tolist()
+        right = list(zip(order, accepted, strict=True))
+        row = {
+            "network": "efficientnet_lite0",
+            "form": form,
+            "top1": float(np.mean([o[0] in a for o, a in zip(order, accepted, strict=True)])),
+            "top5": float(
+                np.mean([bool(a & set(o[:5].tolist())) for o, a in zip(order, accepted, strict=True)])
+            ),
+            "agreement": float(np.mean(order[:, 0] == reference.argmax(axis=1))),
+            "sqnr_db": signal_to_noise(reference, logits),
+        }
+        rows.append(row)
+        shares = [f"{100 * row[key]:.1f}" for key in ("top1", "top5", "agreement")]
+        print(table_row([form, *shares, f"{row['sqnr_db']:.1f}"]), flush=True)
+    print()
+    return rows
+
+
+def small(name: str) -> Rows:
+    """Accuracy on the test images of Fashion-MNIST, calibrated on 256 of the training images."""
+    images, labels = fashion("t10k")
+    calibration = fashion("train")[0][:256]
+    model = dlcomp.load(NETWORKS / f"{name}.onnx", {"image": (1, 1, 28, 28)})
+    small = model.compress(dlcomp.Quantize(), calibration=calibration)
+    with tempfile.TemporaryDirectory() as where:
+        other = by_onnxruntime(model.source.SerializeToString(), "image", calibration, Path(where))
+    forms = {"float32": compiled(model), "dlcomp": compiled(small), "onnxruntime": session(other)}
+    accuracy = {form: score(function, images, labels) for form, function in forms.items()}
+    if name == FASHION[0] or not accuracy:
+        print(header("Fashion-MNIST, 10,000 images", *(f"{form} %" for form in forms)))
+    print(table_row([name, *(f"{100 * value:.2f}" for value in accuracy.values())]), flush=True)
+    return [
+        {
+            "network": name,
+            "form": form,
+            "accuracy": value,
+            "drop_points": 100 * (accuracy["float32"] - value),
+        }
+        for form, value in accuracy.items()
+    ]
+
+
+def trap() -> Rows:
+    """What each part of the recipe does for a network of depthwise convolutions, with 8, 6 and 4 bits."""
+    images, labels = fashion("t10k")
+    calibration = fashion("train")[0][:256]
+    model = dlcomp.load(NETWORKS / "dscnn.onnx", {"image": (1, 1, 28, 28)})
+    print("\n" + header("depthwise network, weights by", "8 bits %", "6 bits %", "4 bits %"))
+    rows: Rows = []
+    for name, options_ in TRAP.items():
+        shown = []
+        for bits in (8, 6, 4):
+            quantize = dlcomp.Quantize(
+                bits=bits, weight_search="least" in name or name == "default", **options_
+            )
+            value = score(compiled(model.compress(quantize, calibration=calibration)), images, labels)
+            rows.append({"network": "dscnn", "form": name, "bits": bits, "accuracy": value})
+            shown.append(f"{100 * value:.2f}")
+        print(table_row([name, *shown]), flush=True)
+    return rows
+
+
+def compiled(model: Any) -> Callable[[np.ndarray], np.ndarray]:
+    artifact = model.compile("host")
+    (name,) = [spec.name for spec in artifact.signature.inputs]
+    return lambda batch: next(iter(artifact.run({name: batch}).values()))
+
+
+def session(network: bytes) -> Callable[[np.ndarray], np.ndarray]:
+    made = peer.session(network, 1, optimize=True)
+    (value,) = made.get_inputs()
+    return lambda batch: np.asarray(made.run(None, {value.name: batch})[0])
+
+
+def score(function: Callable[[np.ndarray], np.ndarray], images: np.ndarray, labels: np.ndarray) -> float:
+    found = [int(function(images[i : i + 1]).argmax()) for i in range(len(images))]
+    return float(np.mean(np.array(found) == labels))
+
+
+def signal_to_noise(right: np.ndarray, found: np.ndarray) -> float:
+    noise = float(((right - found) ** 2).sum())
+    return float("inf") if noise == 0 else float(10 * np.log10((right**2).sum() / noise))
+
+
+def by_onnxruntime(network: bytes, name: str, samples: np.ndarray, folder: Path) -> bytes:
+    """The network quantized by onnxruntime: QDQ, a scale for each channel, extremes of the same samples."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.samples = iter(samples)
+
+        def get_next(self) -> Any:
+            sample = next(self.samples, None)
+            return None if sample is None else {name: sample[None]}
+
+    onnxruntime.set_default_logger_severity(4)
+    source, prepared, made = (folder / f"{part}.onnx" for part in ("source", "prepared", "made"))
+    source.write_bytes(network)
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    quantization.quantize_static(
+        prepared, made, Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True
+    )
+    return made.read_bytes()
+
+
+if __name__ == "__main__":
+    run(main)
