@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import lzma
 import os
 import shutil
@@ -89,20 +90,21 @@ def _data_of(package: bytes) -> tarfile.TarFile:
 def pictures(folder: Path) -> tuple[np.ndarray, list[set[int]], np.ndarray]:
     """Pictures of objects for EfficientNet-Lite0, the classes that count as right for each, and others.
 
-    ``folder`` holds ``imagenet_stamps.npz`` (``pixels`` uint8 (N, 3, 224, 224), ``accepted``: ImageNet-1k
-    classes of each) and ``imagenet_calibration.npz`` (``pixels`` of other pictures, for calibration).
+    ``folder`` holds ``imagenet_stamps.npz`` (``pixels`` uint8 (N, 3, 224, 224)), ``imagenet_stamps.json``
+    (``accepted``: the ImageNet-1k classes of each) and ``imagenet_calibration.npz`` (other ``pixels``).
 
     Raises
     ------
     ToolMissing
         They are not there.
     """
-    paths = [folder / f"imagenet_{part}.npz" for part in ("stamps", "calibration")]
+    paths = [folder / f"imagenet_{part}" for part in ("stamps.npz", "stamps.json", "calibration.npz")]
     if not all(path.exists() for path in paths):
         raise ToolMissing(f"no labelled pictures in {folder}", hint="--pictures FOLDER")
-    with np.load(paths[0], allow_pickle=True) as file:
-        pixels, accepted = file["pixels"], [set(np.ravel(a).tolist()) for a in file["accepted"]]
-    with np.load(paths[1]) as file:
+    with np.load(paths[0]) as file:
+        pixels = file["pixels"]
+    accepted = [set(classes) for classes in json.loads(paths[1].read_text())["accepted"]]
+    with np.load(paths[2]) as file:
         others = file["pixels"]
     return _signed(pixels), accepted, _signed(others)
 

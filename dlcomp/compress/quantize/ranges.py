@@ -52,8 +52,10 @@ def _squared_error(histogram: Histogram, levels: int, symmetric: bool) -> Range:
         best = min(_SHARES, key=lambda share: error(-most * share, most * share))
         return -most * float(best), most * float(best)
     low, high = histogram.low, histogram.high
-    # The ends one after the other, twice: what one cuts off changes little for the other.
-    ends = np.array([1.0, 1.0])
+    # Both ends together first, to the same magnitude, then one after the other.
+    most = max(-low, high)
+    share = min(_SHARES, key=lambda s: error(max(low, -most * s), max(min(high, most * s), low + 1e-12)))
+    ends = np.array([min(1.0, most * share / abs(end)) if end else 1.0 for end in (low, high)])
     for _ in range(2):
         for side, end in enumerate((low, high)):
             if end == 0.0:
@@ -77,6 +79,10 @@ def _entropy(histogram: Histogram, levels: int, symmetric: bool) -> Range:
     size = len(counts)
     one_sided = histogram.low >= 0
     magnitudes = counts[size // 2 :] + (0 if one_sided else counts[: size // 2][::-1])
+    # Zeros are exact on every grid; after a ReLU they would outvote everything else.
+    magnitudes[0] = min(magnitudes[0], magnitudes[1])
+    if not magnitudes.any():
+        return histogram.low, histogram.high
     codes = levels if one_sided and not symmetric else levels // 2
     used = int(np.flatnonzero(magnitudes)[-1]) + 1
     best, least = used, np.inf
