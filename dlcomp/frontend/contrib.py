@@ -137,6 +137,35 @@ def _binary(kind: str) -> Callable[[Rewrite], None]:
     return rule
 
 
+def _qlinear_add(r: Rewrite) -> None:
+    """In onnxruntime's order: each operand by the quotient of the scales, what is constant added first.
+
+    A sum halfway between two integers, as those of values with equal scales often are, is rounded by the last
+    digit, so the order decides.
+    """
+    places = (1, 2, 4, 5, 6, 7)
+    if any(r.operand(place) not in r.stored for place in places):
+        _binary("Add")(r)
+        return
+    a_scale, a_zero, b_scale, b_zero, scale, zero = (r.array(place).reshape(()) for place in places)
+    by_a, by_b = np.float32(a_scale / scale), np.float32(b_scale / scale)
+    fixed = np.float32(zero) - (by_a * np.float32(a_zero) + by_b * np.float32(b_zero))
+    parts = []
+    for place, factor in ((0, by_a), (3, by_b)):
+        if r.operand(place) in r.stored and r.array(place).size == 1 and r.array(place).ndim == 0:
+            # A multiply-add: rounded once.
+            number = np.float64(r.array(place)) * np.float64(factor)
+            fixed = np.float32(number + np.float64(fixed))
+        else:
+            whole = r.op("Cast", r.operand(place), to=TensorProto.FLOAT)
+            parts.append(r.op("Mul", whole, r.constant(factor)))
+    total = r.constant(fixed)
+    for part in parts:
+        total = r.op("Add", part, total)
+    # The zero is in the sum already.
+    r.op("QuantizeLinear", total, r.constant(1), r.constant(0, str(zero.dtype)), output=r.out)
+
+
 def _unary(write: Callable[[Rewrite, str], str]) -> Callable[[Rewrite], None]:
     """X, its scale and zero, the result's scale and zero."""
 
@@ -353,7 +382,7 @@ _RULES: Mapping[str, Callable[[Rewrite], None]] = {
     "MatMulIntegerToFloat": _product_to_float,
     "MatMulNBits": _product_of_bits,
     "QGemm": _gemm,
-    "QLinearAdd": _binary("Add"),
+    "QLinearAdd": _qlinear_add,
     "QLinearAveragePool": _unary(_average_pool),
     "QLinearConcat": _concat,
     "QLinearGlobalAveragePool": _unary(

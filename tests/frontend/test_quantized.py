@@ -328,3 +328,27 @@ def test_deep_products_with_quantized_results(batch: bool) -> None:
     shape = [2, 32, 64] if batch else [32, 64]
     network = networks.model(nodes, inputs, [value("y", shape, TensorProto.INT8)], held)
     assert steps_apart(network, feed) <= 1
+
+
+@pytest.mark.parametrize("kind", [U8, I8])
+@pytest.mark.parametrize("other", [[2, 6, 64], [6, 1], [1], []])
+@pytest.mark.parametrize(
+    "scales", [(0.05, 0.05, 0.1), (0.07853707, 0.02362205, 0.02352941), (0.5, 0.25, 1.0)]
+)
+def test_sums_of_the_quantizer_to_the_bit(kind: int, other: list[int], scales: tuple[float, ...]) -> None:
+    """Sums halfway between two integers are common here: the order of the arithmetic shows."""
+    rng = np.random.default_rng(len(other))
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    info = np.iinfo(dtype)
+    stored = [numpy_helper.from_array(np.float32(s), f"s{i}") for i, s in enumerate(scales)]
+    zeros = rng.integers(info.min // 2, info.max // 2, 3)
+    stored += [numpy_helper.from_array(np.array(z, dtype), f"z{i}") for i, z in enumerate(zeros)]
+    b = rng.integers(info.min, info.max + 1, other).astype(dtype)
+    stored.append(numpy_helper.from_array(np.array(b, dtype), "b"))
+    operands = ["a", "s0", "z0", "b", "s1", "z1", "s2", "z2"]
+    made = helper.make_node("QLinearAdd", operands, ["y"], domain=MS)
+    shape = [2, 6, 64]
+    network = networks.model([made], [value("a", shape, kind)], [value("y", shape, kind)], stored)
+    network.opset_import.append(helper.make_opsetid(MS, 1))
+    a = rng.integers(info.min, info.max + 1, shape).astype(dtype)
+    assert steps_apart(network, {"a": a}) == 0
