@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import shape_inference
 
-from dlcomp.frontend.stored import is_mapped
+from dlcomp.frontend.stored import is_mapped, without_weights
 
 # Tensors of more bytes than this are weights; smaller ones may be shapes, whose values inference needs.
 _WEIGHT_BYTES = 4096
@@ -16,14 +16,9 @@ def inferred(network: onnx.ModelProto, *, strict: bool = False) -> onnx.GraphPro
 
     With ``strict``, inconsistent operands raise what ONNX raises.
     """
-    light = onnx.ModelProto(ir_version=network.ir_version)
-    light.opset_import.extend(network.opset_import)
-    light.functions.extend(network.functions)
-    source, graph = network.graph, light.graph
-    graph.name = source.name
-    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
-        getattr(graph, field).extend(getattr(source, field))
-    for tensor in source.initializer:
+    light = without_weights(network)
+    graph = light.graph
+    for tensor in network.graph.initializer:
         if len(tensor.raw_data) <= _WEIGHT_BYTES and not is_mapped(tensor):
             graph.initializer.append(tensor)
         else:

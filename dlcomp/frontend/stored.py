@@ -69,17 +69,25 @@ def mapped(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     return (tensor for tensor in graph.initializer if is_mapped(tensor))
 
 
+def without_weights(network: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of ``network`` without its initializers."""
+    result = onnx.ModelProto(ir_version=network.ir_version)
+    result.opset_import.extend(network.opset_import)
+    result.functions.extend(network.functions)
+    result.graph.name = network.graph.name
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(result.graph, field).extend(getattr(network.graph, field))
+    return result
+
+
 def without_mapped(network: onnx.ModelProto) -> onnx.ModelProto:
     """``network`` with the weights in files as inputs, for libraries that would look for the files."""
     if not any(mapped(network.graph)):
         return network
-    result = onnx.ModelProto(ir_version=max(network.ir_version, 4))
-    result.opset_import.extend(network.opset_import)
-    result.functions.extend(network.functions)
+    result = without_weights(network)
+    # Before IR version 4 every initializer had to be an input.
+    result.ir_version = max(result.ir_version, 4)
     source, graph = network.graph, result.graph
-    graph.name = source.name
-    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
-        getattr(graph, field).extend(getattr(source, field))
     listed = {value.name for value in source.input}
     for tensor in source.initializer:
         if not is_mapped(tensor):
