@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import lzma
 import os
 import shutil
 import subprocess
@@ -81,8 +80,7 @@ def _data_of(package: bytes) -> tarfile.TarFile:
         name, size = package[place : place + 16].decode().strip(), int(package[place + 48 : place + 58])
         body = package[place + 60 : place + 60 + size]
         if name.startswith("data.tar"):
-            packed = lzma.decompress(body) if name.rstrip("/").endswith(".xz") else body
-            return tarfile.open(fileobj=io.BytesIO(packed))
+            return tarfile.open(fileobj=io.BytesIO(body))
         place += 60 + size + size % 2
     raise ToolMissing(f"the package {_PACKAGE} has no data in it")
 

@@ -121,6 +121,12 @@ class Model:
         """
         if self.source is None:
             raise UsageError("this model has no ONNX form to save", where=os.fspath(path))
+        if any(tensor.external_data for tensor in self.source.graph.initializer):
+            raise UsageError(
+                "its weights are more than one message can hold",
+                where=os.fspath(path),
+                hint="use its files",
+            )
         try:
             Path(path).write_bytes(self.source.SerializeToString())
         except OSError as error:

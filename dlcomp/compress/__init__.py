@@ -61,6 +61,6 @@ def compress(model: Model, passes: Sequence[Pass], calibration: Any = None) -> M
             )
         network = Network(model)
         effect = pass_.rewrite(network, data)
-        options = {key: value for key, value in vars(pass_).items() if value is not None}
+        options = {key: value for key, value in vars(pass_).items() if key != "name"}
         model = network.model(Step(pass_.name, options, effect))
     return model

@@ -1,6 +1,7 @@
 """Calibration data, one batch at a time: arrays, .npz files, folders of .npy files, or anything that yields.
 
-Nothing holds more than one batch: an .npz is read member by member, a folder file by file.
+A folder is read file by file and an iterable as it yields, so that only a batch is held; arrays and the
+members of an .npz are held whole.
 """
 
 from __future__ import annotations
@@ -105,11 +106,8 @@ class _Arrays:
             raise UsageError(f"the calibration data {found}", hint=f"inputs: {', '.join(sorted(names))}")
         self._arrays = {name: np.asarray(array) for name, array in arrays.items()}
         self._signature = signature
-        self._batch = 1
-        for spec in signature.inputs:
-            if spec.shape and isinstance(spec.shape[0], int):
-                self._batch = max(self._batch, spec.shape[0])
-                break
+        batches = [spec.shape[0] for spec in signature.inputs if spec.shape]
+        self._batch = next((size for size in batches if isinstance(size, int)), 1)
 
     def __iter__(self) -> Iterator[Feed]:
         ranked = {spec.name: len(spec.shape) for spec in self._signature.inputs}

@@ -13,7 +13,7 @@ from dlcomp.errors import UsageError
 from dlcomp.frontend.fold import replace_nodes
 from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.simplify import simplify
-from dlcomp.frontend.stored import array_of
+from dlcomp.frontend.stored import array_of, mapped
 from dlcomp.frontend.writer import attributes_of
 from dlcomp.model import Model, Step
 
@@ -27,7 +27,6 @@ class Network:
     ----------
     proto : onnx.ModelProto
         Batch normalisation folded, bodies and constants inlined.
-    opset : int
     weights : dict of str to numpy.ndarray
         What the initializers hold; :meth:`set_weight` changes one.
     """
@@ -39,9 +38,18 @@ class Network:
             )
         self._model = model
         self.proto = simplify(model.source)
-        self.opset = next(o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx"))
+        if any(mapped(self.proto.graph)):
+            raise UsageError(
+                f"the weights of {model.name} are more than one message can hold",
+                hint="networks of more than 2 GiB can be compiled, but not compressed yet",
+            )
         self.weights = {tensor.name: array_of(tensor) for tensor in self.proto.graph.initializer}
+        self._taken = {*self.weights, *self.inputs, *(o for node in self.nodes for o in node.output)}
         self._count = 0
+
+    @property
+    def opset(self) -> int:
+        return next(int(o.version) for o in self.proto.opset_import if o.domain in ("", "ai.onnx"))
 
     @property
     def nodes(self) -> Sequence[onnx.NodeProto]:
@@ -55,18 +63,6 @@ class Network:
     def inputs(self) -> list[str]:
         return [value.name for value in self.proto.graph.input]
 
-    def readers(self) -> dict[str, list[onnx.NodeProto]]:
-        """Who reads each value."""
-        found: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.proto.graph.node:
-            for name in dict.fromkeys(node.input):
-                found.setdefault(name, []).append(node)
-        return found
-
-    def makers(self) -> dict[str, onnx.NodeProto]:
-        """Who makes each value."""
-        return {name: node for node in self.proto.graph.node for name in node.output if name}
-
     def kinds(self) -> dict[str, int]:
         """The ONNX element type of every value."""
         graph = inferred(self.proto)
@@ -74,30 +70,23 @@ class Network:
         found = {value.name: value.type.tensor_type.elem_type for value in values}
         return found | {tensor.name: tensor.data_type for tensor in self.proto.graph.initializer}
 
-    def ranks(self) -> dict[str, int]:
-        """The number of dimensions of every value that has some."""
-        graph = inferred(self.proto)
-        values = (*self.proto.graph.input, *graph.value_info, *graph.output)
-        found = {v.name: len(v.type.tensor_type.shape.dim) for v in values}
-        return found | {name: array.ndim for name, array in self.weights.items()}
-
     def name(self, hint: str) -> str:
         """A name that nothing in the network has."""
-        taken = set(self.weights) | set(self.makers()) | set(self.inputs)
         while True:
             self._count += 1
             name = f"{hint}_{self._count}"
-            if name not in taken:
+            if name not in self._taken:
+                self._taken.add(name)
                 return name
 
     def set_weight(self, name: str, array: np.ndarray) -> None:
         """Give the initializer ``name`` other elements, or add it."""
+        made = numpy_helper.from_array(array, name)
+        if name in self.weights:
+            next(t for t in self.proto.graph.initializer if t.name == name).CopyFrom(made)
+        else:
+            self.proto.graph.initializer.append(made)
         self.weights[name] = array
-        for tensor in self.proto.graph.initializer:
-            if tensor.name == name:
-                tensor.CopyFrom(numpy_helper.from_array(array, name))
-                return
-        self.proto.graph.initializer.append(numpy_helper.from_array(array, name))
 
     def own_weight(self, node: onnx.NodeProto, place: int) -> str:
         """The name of a weight that only ``node`` reads: a shared one is copied for it."""

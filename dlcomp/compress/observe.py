@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,10 +29,13 @@ class Histogram:
         Exact extremes of what is finite.
     average : (2,) float64
         Moving average of the extremes of each batch.
+    axis : int or None
+        That of channels, if ``mean`` is wanted.
     mean : (channels,) float64 or None
-        Of each index of axis 1 (of the last axis for matrices), for the correction of biases.
+        Of each channel, for the correction of biases; None if a value was not finite.
     """
 
+    axis: int | None = None
     limit: float = 0.0
     counts: np.ndarray = field(default_factory=lambda: np.zeros(_BINS, np.int64))
     low: float = np.inf
@@ -53,10 +56,12 @@ class Histogram:
 
     def add(self, array: np.ndarray) -> None:
         """Count the elements of ``array``; those that are not finite are left out."""
-        self._add_mean(array)
         flat = array.reshape(-1)
         if not np.isfinite(flat).all():
             flat = flat[np.isfinite(flat)]
+            self.axis = self.total = None
+        if self.axis is not None:
+            self._add_mean(array, self.axis)
         if not flat.size:
             return
         low, high = float(flat.min()), float(flat.max())
@@ -79,36 +84,24 @@ class Histogram:
             self.counts[_BINS // 4 : _BINS // 4 + len(pairs)] = pairs
             self.limit *= 2
 
-    def _add_mean(self, array: np.ndarray) -> None:
-        if array.ndim < 2:
-            return
-        axis = 1 if array.ndim > 3 else array.ndim - 1
-        others = tuple(d for d in range(array.ndim) if d != axis)
-        total = array.sum(axis=others, dtype=np.float64)
-        if self.total is None:
-            self.total = np.zeros_like(total)
-        if self.total.shape != total.shape:  # an open dimension
-            return
-        self.total += total
-        self.seen += array.size // array.shape[axis]
+    def _add_mean(self, array: np.ndarray, axis: int) -> None:
+        channels = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+        total = channels.sum(axis=1, dtype=np.float64)
+        self.total = total if self.total is None else self.total + total
+        self.seen += channels.shape[1]
 
 
 def observe(
-    network: Network,
-    names: Collection[str],
-    data: Calibration,
-    progress: Callable[[int], None] | None = None,
+    network: Network, names: Collection[str], data: Calibration, channels: Mapping[str, int]
 ) -> dict[str, Histogram]:
     """A histogram of each value of ``names``, over all of ``data``.
 
-    ``progress`` is called with the number of the batch, from 1 on.
+    ``channels`` are the axes of the channels of those whose means are wanted; they have a known size.
     """
-    found = {name: Histogram() for name in names}
-    for number, values in enumerate(runs(network, names, data), start=1):
+    found = {name: Histogram(channels.get(name)) for name in names}
+    for values in runs(network, names, data):
         for name, histogram in found.items():
             histogram.add(values[name])
-        if progress is not None:
-            progress(number)
     return found
 
 

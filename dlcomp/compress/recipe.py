@@ -52,11 +52,8 @@ def _value(kind: Any, text: str, where: str) -> Any:
             return _YES[text.lower()]
         if kind is int:
             return int(text)
-        if kind is float:
-            return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
         if "tuple" in wanted:
-            parts = text.split("|")
-            return tuple(int(p) for p in parts) if "int" in wanted else tuple(parts)
+            return tuple(text.split("|"))
     except (ValueError, KeyError) as error:
         raise UsageError(f"{text!r} is no {getattr(kind, '__name__', wanted)}", where=where) from error
     return text

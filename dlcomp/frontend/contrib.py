@@ -152,7 +152,7 @@ def _qlinear_add(r: Rewrite) -> None:
     fixed = np.float32(zero) - (by_a * np.float32(a_zero) + by_b * np.float32(b_zero))
     parts = []
     for place, factor in ((0, by_a), (3, by_b)):
-        if r.operand(place) in r.stored and r.array(place).size == 1 and r.array(place).ndim == 0:
+        if r.operand(place) in r.stored and r.array(place).ndim == 0:
             # A multiply-add: rounded once.
             number = np.float64(r.array(place)) * np.float64(factor)
             fixed = np.float32(number + np.float64(fixed))

@@ -153,14 +153,16 @@ def _sum_by_axis(bb: relax.BlockBuilder, call: Any) -> Any:
     """
     data, attrs = call.args[0], call.attrs
     shape, out = shape_of(data), shape_of(call)
-    if shape is None or out is None or not is_f32(data):
+    if shape is None or out is None:
         return default(bb, call)
     axes = sorted({int(a) % len(shape) for a in attrs.axis} if attrs.axis is not None else range(len(shape)))
     open_ = is_open([shape[a] for a in axes])
     count = product([shape[a] for a in axes])
     if not open_ and count == 0 and str(call.op.name) == "relax.mean":
         # TVM folds the division by their number, and may not.
-        return bb.call_te(lambda dims: topi.full(dims, "float32", float("nan")), out)
+        return bb.call_te(lambda dims: topi.full(dims, dtype_of(data), float("nan")), out)
+    if not is_f32(data):
+        return default(bb, call)
     many = [a for a in axes if not isinstance(shape[a], int) or shape[a] > 1]
     if len(many) < 2 or (not open_ and count < _MANY_TERMS):
         return default(bb, call)

@@ -16,7 +16,7 @@ from tvm import IRModule, relax, tirx, topi
 
 from dlcomp.frontend.symbolic import is_open
 from dlcomp.graph.legalize import ELEMENTWISE, default, is_f32
-from dlcomp.graph.walk import array_of, constant, shape_of
+from dlcomp.graph.walk import array_of, constant, dtype_of, shape_of
 from dlcomp.schedules import Records, select
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
 from dlcomp.target import Target
@@ -164,12 +164,12 @@ def _reads(out: int, kernel: int, stride: int, dilation: int, before: int, size:
 def _matmul(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
     left, right = call.args
     a, b = shape_of(left), shape_of(right)
+    if any(isinstance(extent, int) and extent == 0 for extent in (*(a or ()), *(b or ()))):
+        # Sums of nothing, or no sums.
+        return bb.call_te(lambda dims: topi.full(dims, dtype_of(call), 0), shape_of(call))
     if a is None or b is None or len(a) < 2 or len(b) < 2 or not is_f32(left, right):
         return default(bb, call)
     m, k, n = a[-2], a[-1], b[-1]
-    if any(isinstance(extent, int) and extent == 0 for extent in (m, k, n)):
-        # Sums of nothing.
-        return bb.call_te(lambda dims: topi.full(dims, "float32", 0.0), shape_of(call))
     workload: Workload
     if array_of(right) is not None and len(b) == 2:
         for extent in a[:-2]:

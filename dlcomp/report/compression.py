@@ -15,7 +15,7 @@ def compression_table(model: Model, source: Path, output: Path, seconds: float) 
     for column in ("pass", "options", "effect"):
         table.add_column(column, overflow="fold")
     for step in model.history[1:]:
-        options = ", ".join(f"{k}={_plain(v)}" for k, v in step.options.items() if k != "name")
+        options = ", ".join(f"{k}={_plain(v)}" for k, v in step.options.items())
         table.add_row(step.name, options, ", ".join(f"{k} {_plain(v)}" for k, v in step.effect.items()))
     sizes = f"{source.stat().st_size / 1e6:.2f} MB to {output.stat().st_size / 1e6:.2f} MB"
     table.add_row("", "", f"{source} to {output}: {sizes}, {seconds:.0f} s")

@@ -103,7 +103,7 @@ def test_more_bits_are_nearer() -> None:
 
 def test_values_that_share_a_scale() -> None:
     chosen = plan(Network(dlcomp.load(residual())))
-    assert [layer.name for layer in chosen.layers] == [
+    assert [layer.node.name for layer in chosen.layers] == [
         "stem",
         "depthwise",
         "pointwise",
@@ -295,3 +295,33 @@ def test_data_in_every_form(tmp_path: Path) -> None:
 def test_a_network_without_layers() -> None:
     with pytest.raises(ModelError, match="no layer with a stored weight"):
         dlcomp.load(networks.relu()).compress(dlcomp.Quantize(), calibration=np.zeros((4, 4), "float32"))
+
+
+@pytest.mark.parametrize("shape", [[], [1], [5], [1, 5]])
+def test_biases_of_every_shape_that_gemm_takes(shape: list[int]) -> None:
+    stored = [weight("w", 6, 5), networks.constant("c", RNG.standard_normal(shape), "float32")]
+    made = node("Gemm", ["x", "w", "c"], ["y"])
+    model = dlcomp.load(networks.model([made], [value("x", [1, 6])], [value("y", [1, 5])], stored))
+    samples = RNG.standard_normal((32, 6)).astype("float32")
+    small = model.compress(dlcomp.Quantize(), calibration=samples)
+    assert small.history[-1].effect["layers"] == 1
+    right = outputs(model, samples)
+    assert np.abs(outputs(small, samples) - right).max() < 0.03 * np.ptp(right)
+
+
+def test_means_are_those_of_channels() -> None:
+    """A signal as long as it has channels; a sample that is not finite leaves the biases alone."""
+    stored = [weight("w", 4, 6, 3), weight("b", 4)]
+    made = node("Conv", ["x", "w", "b"], ["y"], pads=[1, 1])
+    model = dlcomp.load(networks.model([made], [value("x", [1, 6, 6])], [value("y", [1, 4, 6])], stored))
+    samples = (RNG.standard_normal((64, 6, 6)) + np.arange(6).reshape(1, 6, 1)).astype("float32")
+    right = outputs(model, samples)[:, :, 1:-1].mean(axis=(0, 2))
+    shifts = []
+    for correct in (False, True):
+        small = model.compress(dlcomp.Quantize(bits=3, correct_bias=correct), calibration=samples)
+        shifts.append(np.abs(outputs(small, samples)[:, :, 1:-1].mean(axis=(0, 2)) - right).mean())
+    assert shifts[1] < 0.3 * shifts[0]
+    broken = samples.copy()
+    broken[3, 2, 1] = np.nan
+    small = model.compress(dlcomp.Quantize(), calibration=broken)
+    assert np.isfinite(outputs(small, samples)).all()

@@ -160,3 +160,23 @@ def test_expansion_shows_at_run_time(given: int) -> None:
     made = helper.make_node("Expand", ["x", "s"], ["y"])
     both = Both(network_of(made, [networks.value("x", ["n", 1])], [wanted]))
     both.check(x=normal(given, 1))
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("opened", [False, True])
+def test_sums_of_nothing(kind: str, opened: bool) -> None:
+    """A product over no terms is zero, and the mean of nothing is no number, whatever else is open."""
+    dims = ["n", 0] if opened else [3, 0]
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    weight = numpy_helper.from_array(np.zeros((0, 4), kind), "w")
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("ReduceMean", ["x"], ["z"], axes=[1]),
+    ]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in "yz"]
+    network = shape_inference.infer_shapes(
+        networks.model(nodes, [networks.value("x", dims, element)], outputs, [weight], opset=17)
+    )
+    found = dlcomp.load(network, {"x": tuple(dims)}).compile().run({"x": np.zeros((3, 0), kind)})
+    np.testing.assert_array_equal(found["y"], np.zeros((3, 4), kind))
+    np.testing.assert_array_equal(found["z"], np.full((3, 1), np.nan, kind))

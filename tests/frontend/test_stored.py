@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import dlcomp
-from dlcomp.errors import ModelError
+from dlcomp.errors import ModelError, UsageError
 from dlcomp.frontend import read, stored
 from dlcomp.runtime.verify import verify
 
@@ -81,6 +81,16 @@ def test_another_runtime_gets_them_in_one_message(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(stored, "MESSAGE_BYTES", 64)
     with pytest.raises(ModelError, match="another runtime can be given at most 64"):
         stored.message_of(source, "net")
+
+
+@pytest.mark.usefixtures("small_messages")
+def test_what_cannot_be_done_with_them_says_so(tmp_path: Path) -> None:
+    path, _ = convolutions(tmp_path)
+    model = dlcomp.load(path)
+    with pytest.raises(UsageError, match="more than one message can hold"):
+        model.compress(dlcomp.Quantize(), calibration=np.zeros((1, 3, 8, 8), "float32"))
+    with pytest.raises(UsageError, match="more than one message can hold"):
+        model.save(tmp_path / "copy.onnx")
 
 
 @pytest.mark.usefixtures("small_messages")

@@ -88,11 +88,15 @@ class Quantize:
         chosen = plan(network, self.keep)
         if not chosen.layers:
             raise ModelError("it has no layer with a stored weight to quantize", where="quantize")
-        seen = observe(network, chosen.values, data)
+        channels: dict[str, int] = {}
+        for layer in chosen.layers if self.correct_bias else ():
+            channels.setdefault(layer.data, layer.channels)
+        seen = observe(network, chosen.values, data, channels)
         grids = self._grids(chosen, seen)
         before = sum(array.nbytes for array in network.weights.values())
         for layer in chosen.layers:
-            self._layer(network, layer, grids[layer.data], seen[layer.data].mean)
+            known = channels.get(layer.data) == layer.channels
+            self._layer(network, layer, grids[layer.data], seen[layer.data].mean if known else None)
         write_activations(network, chosen, grids)
         network.drop_unread()
         after = sum(array.nbytes for array in network.weights.values())
@@ -118,10 +122,11 @@ class Quantize:
             network, layer, data, grid_of_weight(weight, self.bits, axis, self.weight_search)
         )
         integers = grid.integers(weight, -most, most)
-        error = mean_error(network, layer, grid.reals(integers) - weight, mean) if self.correct_bias else None
-        bias = (
-            None if layer.bias is None else network.weights[layer.node.input[layer.bias]].astype(np.float64)
-        )
+        error = None if mean is None else mean_error(layer, grid.reals(integers) - weight, mean)
+        bias = None
+        if layer.bias is not None:
+            stored = network.weights[layer.node.input[layer.bias]].astype(np.float64)
+            bias = np.broadcast_to(stored.reshape(-1), weight.shape[layer.axis : layer.axis + 1])
         if error is not None and (bias is not None or layer.node.op_type in ("Conv", "Gemm")):
             bias = (np.zeros(len(error)) if bias is None else bias) - error
         write_weight(network, layer, grid, integers)
@@ -163,4 +168,3 @@ def _raise_opset(network: Network, least: int) -> None:
             where="quantize",
             hint=f"export the network with opset {least} or later",
         ) from error
-    network.opset = least

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ _SHARES = np.linspace(0.5, 1.0, 51)
 
 @dataclass(frozen=True)
 class Grid:
-    """``real = (integer - zero) * scale``, integers of ``dtype`` from ``low`` to ``high``.
+    """``real = (integer - zero) * scale``, the integers in the type of ``zero``.
 
     ``scale`` is a float32, or an array of one for each index of ``axis``.
     """
@@ -21,10 +20,6 @@ class Grid:
     scale: np.ndarray
     zero: np.ndarray
     axis: int | None = None
-
-    @property
-    def dtype(self) -> Any:
-        return self.zero.dtype
 
     def aligned(self, array: np.ndarray, rank: int) -> np.ndarray:
         """``array`` (scale or zero) so that it broadcasts over a tensor of ``rank``."""
@@ -38,7 +33,7 @@ class Grid:
         scale = self.aligned(self.scale, real.ndim)
         zero = self.aligned(self.zero, real.ndim).astype(np.float32)
         rounded = np.rint(real.astype(np.float32) / scale) + zero
-        integers: np.ndarray = np.clip(rounded, low, high).astype(self.dtype)
+        integers: np.ndarray = np.clip(rounded, low, high).astype(self.zero.dtype)
         return integers
 
     def reals(self, integers: np.ndarray) -> np.ndarray:
@@ -59,13 +54,10 @@ def grid_of_range(low: float, high: float, dtype: str, symmetric: bool) -> Grid:
     return Grid(scale, np.array(zero, dtype))
 
 
-def grid_of_weight(
-    weight: np.ndarray, bits: int, axis: int | None, search: bool, importance: np.ndarray | None = None
-) -> Grid:
+def grid_of_weight(weight: np.ndarray, bits: int, axis: int | None, search: bool) -> Grid:
     """The symmetric grid of a weight: per index of ``axis``, or one for all.
 
-    With ``search`` the scale with the least squared error, of errors weighted by ``importance`` (an array
-    that broadcasts over the weight), and not the one of the largest magnitude.
+    With ``search`` the scale with the least squared error, and not the one of the largest magnitude.
     """
     most = 2 ** (bits - 1) - 1
     rows = (
@@ -76,21 +68,17 @@ def grid_of_weight(
     largest = np.abs(rows).max(axis=1).astype(np.float64)
     share = np.ones(len(rows))
     if search:
-        weights = np.ones_like(rows)
-        if importance is not None:
-            wide = np.broadcast_to(importance, weight.shape)
-            weights = wide.reshape(1, -1) if axis is None else np.moveaxis(wide, axis, 0).reshape(rows.shape)
-        errors = [_row_errors(rows, weights, largest * s / most, most) for s in _SHARES]
+        errors = [_row_errors(rows, largest * s / most, most) for s in _SHARES]
         share = _SHARES[np.argmin(errors, axis=0)]
     scale = _scale(largest * share / most)
     zero = np.zeros(scale.shape, "int8")
     return Grid(scale[0], zero[0], None) if axis is None else Grid(scale, zero, axis)
 
 
-def _row_errors(rows: np.ndarray, weights: np.ndarray, scale: np.ndarray, most: int) -> np.ndarray:
+def _row_errors(rows: np.ndarray, scale: np.ndarray, most: int) -> np.ndarray:
     step = np.maximum(scale, 1e-30)[:, None]
     rounded = np.clip(np.rint(rows / step), -most, most) * step
-    error: np.ndarray = ((rows - rounded) ** 2 * weights).sum(axis=1)
+    error: np.ndarray = ((rows - rounded) ** 2).sum(axis=1)
     return error
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
@@ -40,8 +42,9 @@ class Layer:
     axis: int
 
     @property
-    def name(self) -> str:
-        return str(self.node.name or self.node.output[0])
+    def channels(self) -> int:
+        """The axis of the data that counts input channels."""
+        return 1 if self.node.op_type in ("Conv", "ConvTranspose") else -1
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,7 @@ def plan(network: Network, keep: Sequence[str] = ()) -> Plan:
     layers = [
         layer
         for layer in layers_of(network)
-        if kinds.get(layer.data) == TensorProto.FLOAT
-        and not any(re.search(pattern, layer.name) for pattern in keep)
+        if kinds.get(layer.data) == TensorProto.FLOAT and not _matches(layer.node, keep)
     ]
     chosen = {layer.node.output[0] for layer in layers}
     from_layers = _descends(network, chosen)
@@ -122,15 +124,22 @@ def layers_of(network: Network) -> Iterator[Layer]:
         attributes = attributes_of(node)
         if node.op_type == "Gemm" and (attributes.get("transA", 0) or attributes.get("alpha", 1.0) != 1.0):
             continue
-        has_bias = 0 <= bias < len(names) and bool(names[bias])
-        if has_bias and (names[bias] not in network.weights or attributes.get("beta", 1.0) != 1.0):
-            continue
         axis = {"Conv": 0, "ConvTranspose": 1, "MatMul": array.ndim - 1}.get(node.op_type)
         if axis is None:
             axis = 0 if attributes.get("transB", 0) else 1
         if node.op_type == "ConvTranspose" and attributes.get("group", 1) != 1:
             continue
+        has_bias = 0 <= bias < len(names) and bool(names[bias])
+        if has_bias and not _is_bias(network.weights.get(names[bias]), array.shape[axis]):
+            continue
+        if has_bias and attributes.get("beta", 1.0) != 1.0:
+            continue
         yield Layer(node, names[data], weight, bias if has_bias else None, axis)
+
+
+def _is_bias(array: np.ndarray | None, outputs: int) -> bool:
+    """A number for each output, or one for all; what Gemm adds may also differ by row."""
+    return array is not None and array.size in (1, outputs) and array.size == math.prod(array.shape[-1:])
 
 
 def _descends(network: Network, made: set[str]) -> set[str]:
