@@ -128,9 +128,7 @@ def trap() -> Rows:
     for name, options_ in TRAP.items():
         shown = []
         for bits in (8, 6, 4):
-            quantize = dlcomp.Quantize(
-                bits=bits, weight_search="least" in name or name == "default", **options_
-            )
+            quantize = dlcomp.Quantize(bits=bits, **options_)
             value = score(compiled(model.compress(quantize, calibration=calibration)), images, labels)
             rows.append({"network": "dscnn", "form": name, "bits": bits, "accuracy": value})
             shown.append(f"{100 * value:.2f}")

@@ -110,14 +110,19 @@ def test_quantized_forms(models: Any, name: str, form: str, tmp_path: Path) -> N
     artifact = dlcomp.load(data).compile()
     plain, fused = (peer.session(data, 1, optimize=optimize) for optimize in (False, True))
     real = peer.session(models.fetch(name).read_bytes(), 1, optimize=False)
+    errors: dict[str, list[tuple[float, float, float]]] = {}
     for seed in range(2):
         feed = entry.example(seed=seed)
         found, right, other = (run(feed) for run in (artifact.run, *(runner(s) for s in (plain, fused))))
         before = peer.run(real, feed)
-        for output in right:
-            ours, theirs, noise = (error(array[output], right[output]) for array in (found, other, before))
-            print(f"{name} {form} {output}: {ours:.1e}, onnxruntime {theirs:.1e}, quantization {noise:.1e}")
-            assert ours <= max(theirs, noise / 2)
+        for output, value in right.items():
+            parts = tuple(error(array[output], value) for array in (found, other, before))
+            errors.setdefault(output, []).append(parts)  # type: ignore[arg-type]
+    for output, parts in errors.items():
+        # A classifier gives two numbers: those of all inputs together.
+        ours, theirs, noise = np.sqrt(np.mean(np.square(parts), axis=0))
+        print(f"{name} {form} {output}: {ours:.1e}, onnxruntime {theirs:.1e}, quantization {noise:.1e}")
+        assert ours <= max(theirs, noise / 2)
 
 
 def error(found: np.ndarray, right: np.ndarray) -> float:
