@@ -359,3 +359,19 @@ def test_shape_arithmetic_is_that_of_integers(data: st.DataObject) -> None:
     both = Both(network)
     for h, w in ((1, 1), (5, 3), (64, 17)):
         both.check(x=normal(h, w))
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "int32", "int64"])
+def test_shapes_as_numbers(kind: str) -> None:
+    """Sizes that are open, known ones, and numbers that are no sizes, as data of one tensor."""
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Cast", ["s"], ["c"], to=element),
+        node("Concat", ["c", "k"], ["y"], axis=0),
+    ]
+    stored = [constant("k", [2.5, -0.25, 7], kind)]
+    network = networks.model(nodes, [value("x", ["n", 3, "m"])], [value("y", [6], element)], stored)
+    both = Both(network)
+    for n, m in ((1, 4), (5, 2)):
+        both.check(x=normal(n, 3, m))

@@ -253,9 +253,12 @@ def test_loading_needs_no_compiler_no_linker_and_no_path(saved: Path, tmp_path: 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc")
 def test_processes_share_the_pages_of_the_weights(tmp_path: Path) -> None:
     path = Artifact.build(dense(inner=512, columns=512)).save(tmp_path / "m.dlc")
-    processes = [load_in_process(path) for _ in range(2)]
+    # One after the other: a page counts as shared only when the first process has touched it.
+    processes, maps = [], []
     try:
-        maps = [json.loads(process.stdout.readline())["map"] for process in processes]  # type: ignore[union-attr]
+        for _ in range(2):
+            processes.append(load_in_process(path))
+            maps.append(json.loads(processes[-1].stdout.readline())["map"])  # type: ignore[union-attr]
     finally:
         for process in processes:
             process.communicate("", timeout=60)

@@ -32,9 +32,14 @@ def tensor_of(values: np.ndarray, dtype: str = "int64") -> Any:
     if all(isinstance(v, bool | int | float) for v in flat):
         kind = "bool" if flat and isinstance(flat[0], bool) else dtype
         return relax.const(np.array(flat, kind).reshape(values.shape), kind)
-    tensor = relax.op.shape_to_tensor(shape_expr(flat))
+    # A shape holds whole numbers; what known elements have behind the point is added after it.
+    known = [float(v) if isinstance(v, bool | int | float) else 0.0 for v in flat]
+    wholes = [int(v // 1) if isinstance(v, bool | int | float) else v for v in flat]
+    tensor = relax.op.shape_to_tensor(shape_expr(wholes))
     if dtype != "int64":
         tensor = relax.op.astype(tensor, dtype)
+    if any(v % 1 for v in known):
+        tensor = relax.op.add(tensor, relax.const(np.array([v % 1 for v in known], dtype), dtype))
     return tensor if values.ndim == 1 else relax.op.reshape(tensor, list(values.shape))
 
 
