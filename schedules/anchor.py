@@ -62,9 +62,13 @@ def find(func: Any) -> Anchor | None:
     sch = s_tir.Schedule(IRModule({"main": func}))
     refs = sch.get_child_blocks(sch.get_sblock("root"))
     anchors = [r for r in refs if ANNOTATION in sch.get(r).annotations]
-    if len(anchors) != 1 or not refs[0] == anchors[0]:
+    if len(anchors) != 1:
         return None
-    steps = refs[1:]
+    steps = [r for r in refs if r != anchors[0]]
+    read = [r.source for r in sch.get(anchors[0]).reads]
+    # Steps may compute another operand of the epilogue, but none of the operator.
+    if any(w.source.same_as(r) for step in steps for w in sch.get(step).writes for r in read):
+        return None
     try:
         for ref in steps[:-1]:
             sch.compute_inline(ref)
