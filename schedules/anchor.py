@@ -34,6 +34,8 @@ class Anchor:
         What the operator reads, in the order of its ``compute``.
     output : buffer
         What the function writes.
+    operations : int
+        Nodes of the epilogue's expression, those of indices not counted.
     kept : buffer or None
         Where the operator's own result goes too, if the function gives that as well.
     epilogue : callable
@@ -48,6 +50,7 @@ class Anchor:
     inputs: Sequence[Any]
     output: Any
     epilogue: Callable[[Sequence[Any], Any, Load], Any]
+    operations: int = 0
     kept: Any = None
 
     def schedule_of(self, body: Any) -> Any:
@@ -112,4 +115,17 @@ def find(func: Any) -> Anchor | None:
 
     # FuseOps does not see that a cast of the result reads it.
     kept = result if any(p.same_as(result) for p in parts["func"].params) else None
-    return Anchor(**parts, output=store.buffer, epilogue=epilogue, kept=kept)
+    return Anchor(**parts, output=store.buffer, epilogue=epilogue, operations=_nodes(store.value), kept=kept)
+
+
+def _nodes(expr: Any) -> int:
+    """The nodes of an expression, indices not counted."""
+    count = 0
+
+    def note(node: Any) -> Any:
+        nonlocal count
+        count += 1
+        return node if isinstance(node, TensorLoad) else None
+
+    rewrite(expr, note)
+    return count

@@ -17,6 +17,7 @@ from tvm import IRModule, relax, tirx, topi
 from dlcomp.frontend.symbolic import is_open, product
 from dlcomp.graph.integer import Integers, integers, is_integer
 from dlcomp.graph.legalize import ELEMENTWISE, default, is_f32
+from dlcomp.graph.saturate import saturating
 from dlcomp.graph.walk import array_of, constant, dtype_of, shape_of
 from dlcomp.schedules import Records, select
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
@@ -48,6 +49,7 @@ def lower(
         "relax.nn.max_pool2d": lambda bb, call: _pool2d(bb, call, choose),
         "relax.nn.avg_pool2d": lambda bb, call: _pool2d(bb, call, choose),
     }
+    module = saturating(module)
     with target.to_tvm():
         # TopK, CumSum and the like, which have no legalization.
         module = relax.backend.DispatchSortScan()(module)

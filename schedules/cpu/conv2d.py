@@ -26,7 +26,7 @@ from dlcomp.schedules.cpu.tile import (
     split_evenly,
     tile_cycles,
     tile_shapes,
-    write_back,
+    write_rows,
 )
 from dlcomp.schedules.parallel import parallel_kind
 from dlcomp.schedules.template import Knobs, Template, annotations
@@ -191,11 +191,8 @@ def _line(anchor: Anchor, wl: Conv2d, knobs: Knobs, lanes: int, block: Expr, lin
 
         def store(channels: int) -> Stmt:
             first = group * wl.co + column * width
-            return seq(
-                [
-                    write_back(anchor, acc, r, width, channels, lanes, [n, oy, start + r], first)
-                    for r in range(size)
-                ]
+            return write_rows(
+                anchor, acc, size, width, channels, lanes, lambda r: [n, oy, start + r], first
             )
 
         stores = store(width) if blocks > 1 or tail == width else store(tail)

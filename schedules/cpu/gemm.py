@@ -23,7 +23,7 @@ from dlcomp.schedules.cpu.tile import (
     multiply_accumulate,
     tile_cycles,
     tile_shapes,
-    write_back,
+    write_rows,
 )
 from dlcomp.schedules.parallel import parallel_kind
 from dlcomp.schedules.template import Knobs, Template, annotations
@@ -134,20 +134,15 @@ class PackedGemm(Template):
                 )
 
             def store(columns: int) -> Stmt:
-                return seq(
-                    [
-                        write_back(
-                            anchor,
-                            acc,
-                            r,
-                            width,
-                            columns,
-                            lanes,
-                            unflatten(first + r, lead_shape),
-                            block * width,
-                        )
-                        for r in range(rows)
-                    ]
+                return write_rows(
+                    anchor,
+                    acc,
+                    rows,
+                    width,
+                    columns,
+                    lanes,
+                    lambda r: unflatten(first + r, lead_shape),
+                    block * width,
                 )
 
             stores = store(tail) if blocks == 1 else store(width)
@@ -240,12 +235,18 @@ class DirectBatchMatmul(Template):
                         lambda r: tirx.BufferLoad(left, [*a_batch, first + r, k]),
                     )
 
-                stores = [
-                    write_back(anchor, acc, r, columns, columns, lanes, [*batch, first + r], column)
-                    for r in range(rows)
-                ]
+                stores = write_rows(
+                    anchor,
+                    acc,
+                    rows,
+                    columns,
+                    columns,
+                    lanes,
+                    lambda r: [*batch, first + r],
+                    column,
+                )
                 return seq(
-                    [alloc(acc), clear(acc, rows, columns, lanes, zero), loop("k", workload.k, step), *stores]
+                    [alloc(acc), clear(acc, rows, columns, lanes, zero), loop("k", workload.k, step), stores]
                 )
 
             statements = [loop("block", blocks, lambda b: tile(b * width, width))] if blocks else []

@@ -14,10 +14,12 @@ from tvm import tirx
 
 from dlcomp.schedules.anchor import Anchor
 from dlcomp.schedules.cpu.arithmetic import FLOAT32, Arithmetic
-from dlcomp.schedules.cpu.emit import Expr, Stmt, const, loop, seq, splat, vload, vstore
+from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, local, loop, seq, splat, vload, vstore
 from dlcomp.target import Target
 
 # Processors that execute a 512-bit instruction as two halves: there 256 bits take half the time.
+# Operations behind an operator that are written out for every row of its tile: a bias and an activation.
+_SHORT_EPILOGUE = 16
 _HALF_WIDTH_UNITS = frozenset({"znver4"})
 
 
@@ -103,6 +105,37 @@ def write_back(
         return loop("v", size, lane, "vectorized")
 
     return seq([store(offset, size) for offset, size in pieces(width, lanes)])
+
+
+def write_rows(
+    anchor: Anchor,
+    acc: Expr,
+    rows: int,
+    stride: int,
+    width: int,
+    lanes: int,
+    lead: Callable[[Any], Sequence[Expr]],
+    column: Expr,
+) -> Stmt:
+    """:func:`write_back` of all rows of a tile; ``lead(row)`` is where one goes.
+
+    A short epilogue is written out for every row, on accumulators in registers. Many copies of a long one
+    would take more time to compile than everything else: its accumulators go through memory, and the rows
+    are a loop.
+    """
+    if rows == 1 or anchor.operations <= _SHORT_EPILOGUE:
+        return seq([write_back(anchor, acc, r, stride, width, lanes, lead(r), column) for r in range(rows)])
+    kept = local("kept", rows * stride, str(acc.dtype))
+    moves = [
+        vstore(kept, vload(acc, [const(at)], size), [const(at)], size)
+        for r in range(rows)
+        for at, size in ((r * stride + offset, size) for offset, size in pieces(width, lanes))
+    ]
+
+    def one(row: Expr) -> Stmt:
+        return write_back(anchor, kept, row, stride, width, lanes, lead(row), column)
+
+    return seq([alloc(kept), *moves, loop("r", rows, one)])
 
 
 def split_evenly(extent: int, most: int) -> list[tuple[int, int]]:

@@ -47,9 +47,9 @@ def _accumulator(x: Any, x_zero: Any, w: Any, w_zero: Any, reduced: tuple[int, .
 def _along(value: Any, axis: int | None, rank: int, cast: str = "") -> Any:
     """``value`` (a tensor of one element, or of one for each place of ``axis``) so that it broadcasts."""
     dims = shape_of(value)
+    count = int(np.prod(dims))
     if cast:
         value = relax.op.astype(value, cast)
-    count = int(np.prod(dims))
     if count == 1:
         return relax.op.reshape(value, [1] * rank) if rank else value
     if len(dims) != 1 or axis is None:
