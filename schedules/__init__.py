@@ -59,7 +59,8 @@ def register(template: Template) -> None:
 class Scheduled:
     """A scheduled function, who did it, and for what workload.
 
-    The label is ``template{knobs}``, followed by `` tuned`` if a database chose it; else ``default``.
+    The label is ``template{knobs}``, with the arithmetic if it is not float32, followed by `` tuned`` if a
+    database chose it; else ``default``.
     """
 
     schedule: Any
@@ -107,6 +108,8 @@ def schedule(func: Any, target: Target, records: Records | None = None) -> Sched
         workload = from_text(found.workload)
         try:
             settings = ",".join(f"{k}={v}" for k, v in knobs.items())
+            kind = getattr(workload, "arithmetic", "float32")
+            settings += "" if kind == "float32" else f",{kind}"
             tuned = " tuned" if records and (name, knobs) in records.get(found.workload, ()) else ""
             return Scheduled(
                 template.schedule(found, workload, knobs, target), f"{name}{{{settings}}}{tuned}", workload

@@ -68,9 +68,7 @@ def integers(
         weight = np.pad(weight, widths)
         after = [0] * (len(shape_of(data) or ()) - 1) + [missing]
         none = [0] * len(after)
-        data = bb.emit_te(
-            topi.nn.pad, data, none, after, tirx.const(0, kinds.data), primfunc_name_hint="pad"
-        )
+        data = bb.emit_te(topi.nn.pad, data, none, after, tirx.const(0, kinds.data), primfunc_name_hint="pad")
     return Integers(data, weight.astype(kinds.weight), name, offset)
 
 

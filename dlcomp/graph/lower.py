@@ -131,7 +131,8 @@ def _integer_conv2d(
 ) -> Any:
     """A convolution of integers, which come padded."""
     array, out = array_of(call.args[1]), shape_of(call)
-    assert array is not None and out is not None
+    assert array is not None
+    assert out is not None
     groups = int(call.attrs.groups)
     if any(int(p) for p in call.attrs.padding) or is_open(out) or (groups > 1 and array.shape[3] % 4):
         return default(bb, call)

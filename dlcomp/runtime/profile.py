@@ -13,6 +13,7 @@ import numpy as np
 from dlcomp.errors import UsageError
 from dlcomp.runtime import threads as pool
 from dlcomp.runtime.inputs import complete, ordered
+from dlcomp.runtime.integer_peak import measure_integers
 from dlcomp.runtime.peaks import Peaks, measure
 
 if TYPE_CHECKING:
@@ -151,6 +152,8 @@ def profile(
     count = pool.check(artifact.threads if threads is None else threads)
     # The peaks first: their kernels and the model's must not warm up one another's caches.
     peaks = measure(count)
+    if any(_on_integers(kernel) for kernel in artifact.kernels):
+        measure_integers(count)
     session = artifact.session()
     once = session.staged(ordered(feed, artifact.signature), count)
     end = time.perf_counter() + warmup_s
@@ -239,13 +242,21 @@ def _totals(events: list[Event]) -> dict[str, tuple[int, float]]:
     return found
 
 
+def _on_integers(info: KernelInfo) -> bool:
+    """Whether its schedule names an arithmetic on integers."""
+    from dlcomp.schedules.cpu.arithmetic import INTEGERS
+
+    return any(f",{kind}" in info.schedule for kind in INTEGERS)
+
+
 def _kernel(
     name: str, info: KernelInfo | None, calls: int, seconds: float, share: float, peaks: Peaks
 ) -> KernelProfile:
     if info is None:
         return KernelProfile(name, "", "", calls, seconds, share, 0.0, 0.0, 0.0, "")
     flops, moved = info.flops * calls / seconds, info.bytes * calls / seconds
-    compute, memory = flops / peaks.flops, moved / peaks.bytes
+    compute = flops / (measure_integers(peaks.threads) if _on_integers(info) else peaks.flops)
+    memory = moved / peaks.bytes
     bound = "compute" if compute >= memory else "memory"
     return KernelProfile(
         name, info.op, info.schedule, calls, seconds, share, flops, moved, max(compute, memory), bound

@@ -42,6 +42,7 @@ def operands(workload: Workload) -> tuple[list[np.ndarray], bool]:
 def _integers(workload: Gemm | Conv2d, rng: np.random.Generator) -> list[np.ndarray]:
     """Any 8-bit data and weights, in the types of the arithmetic."""
     kinds = arithmetic_of(workload.arithmetic)
+    shapes: list[tuple[int, ...]]
     if isinstance(workload, Gemm):
         shapes = [(workload.m, workload.k), (workload.k, workload.n)]
     else:

@@ -96,6 +96,9 @@ _BY_NAME = {
 }
 
 
+INTEGERS = tuple(name for name in _BY_NAME if name != "float32")
+
+
 def arithmetic_of(name: str) -> Arithmetic:
     """The arithmetic that a workload names."""
     return _BY_NAME[name]

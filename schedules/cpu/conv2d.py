@@ -191,9 +191,7 @@ def _line(anchor: Anchor, wl: Conv2d, knobs: Knobs, lanes: int, block: Expr, lin
 
         def store(channels: int) -> Stmt:
             first = group * wl.co + column * width
-            return write_rows(
-                anchor, acc, size, width, channels, lanes, lambda r: [n, oy, start + r], first
-            )
+            return write_rows(anchor, acc, size, width, channels, lanes, lambda r: [n, oy, start + r], first)
 
         stores = store(width) if blocks > 1 or tail == width else store(tail)
         if blocks > 1 and tail != width:

@@ -81,7 +81,7 @@ def _stored_weight(x: Any, w: Any, w_zero: Any, axis: int) -> np.ndarray | None:
 
 
 def _without_zero(total: Any, zero: Any, zero_axis: int | None, rank: int, sums: np.ndarray) -> Any:
-    """``total``, of ``rank``, less what the zero point of the data adds; ``sums`` of weights broadcast to it."""
+    """``total``, of ``rank``, less what the zero point of the data adds; ``sums`` are those of the weights."""
     known = np.zeros(1, np.int64) if zero is None else constant_of(zero)
     if known is not None and not known.any():
         return total
@@ -146,9 +146,7 @@ def _convolution(x: Any, x_zero: Any, w: Any, w_zero: Any, attrs: dict[str, Any]
             assert filling is not None
             widths = [0, 0, 0, 0, *(p for d in range(rank) for p in (pads[d], pads[d + rank]))]
             x = relax.op.nn.pad(x, widths, pad_value=float(filling.reshape(-1)[0]))
-        total = op(
-            x, constant(weight), strides=strides, dilation=dilations, groups=groups, out_dtype="int32"
-        )
+        total = op(x, constant(weight), strides=strides, dilation=dilations, groups=groups, out_dtype="int32")
         sums = weight.sum(axis=tuple(range(1, 2 + rank)), dtype=np.int64).reshape(-1, *[1] * rank)
         return _without_zero(total, x_zero, None, 2 + rank, sums)
     kind = _accumulator(x, x_zero, w, w_zero, tuple(range(1, 2 + rank)), 0)
