@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from tvm import IRModule, relax, te, tirx
 
-from dlcomp.graph.walk import array_of, dtype_of, op_name, rebuild, shape_of
+from dlcomp.graph.walk import array_of, constant, dtype_of, op_name, rebuild, shape_of
 
 
 def exact_steps(module: IRModule) -> IRModule:
@@ -18,6 +19,8 @@ def exact_steps(module: IRModule) -> IRModule:
 
     What integers are scaled by is rounded before anything is added: a multiplication and an addition in one
     instruction, which not all have and which of two products it takes is open, would round once.
+
+    What a zero point adds to a sum, and a bias, are one constant.
     """
     return rebuild(module, _step)
 
@@ -30,6 +33,11 @@ def _step(builder: relax.BlockBuilder, value: Any) -> Any:
         clip = bound(value.args[0])
         if op_name(clip) == "relax.clip" and dtype_of(clip.args[0]) == "float32":
             return _saturated(builder, clip, str(value.attrs.dtype))
+    if op_name(value) == "relax.add":
+        source, added = bound(value.args[0]), array_of(value.args[1])
+        taken = array_of(source.args[1]) if op_name(source) == "relax.subtract" else None
+        if added is not None and taken is not None and added.dtype == taken.dtype == np.int32:
+            return relax.op.add(source.args[0], constant(added - taken))
     if op_name(value) == "relax.multiply" and array_of(value.args[1]) is not None:
         source = bound(value.args[0])
         if op_name(source) == "relax.subtract" and array_of(source.args[1]) is not None:

@@ -81,7 +81,7 @@ def _stored_weight(x: Any, w: Any, w_zero: Any, axis: int) -> np.ndarray | None:
 
 
 def _without_zero(total: Any, zero: Any, zero_axis: int | None, rank: int, sums: np.ndarray) -> Any:
-    """``total``, of ``rank``, less what the zero point of the data adds; ``sums`` are those of the weights."""
+    """``total``, of ``rank``, less what the zero point of the data adds; ``sums`` are of the weights."""
     known = np.zeros(1, np.int64) if zero is None else constant_of(zero)
     if known is not None and not known.any():
         return total
