@@ -16,6 +16,8 @@ import onnx
 from dlcomp.errors import ModelError, UsageError
 from dlcomp.frontend.relay import is_relay
 from dlcomp.frontend.stored import MESSAGE_BYTES, is_mapped, map_to
+from dlcomp.frontend.tflite import is_tflite
+from dlcomp.frontend.tflite import to_onnx as from_tflite
 
 _LIMIT_BYTES = 2**31 - 1
 # Of a network with too much for one message, tensors from this size on stay in their files.
@@ -37,7 +39,7 @@ def read(
     UsageError
         ``source`` is no existing file.
     ModelError
-        It is neither ONNX nor Relay text, it is damaged, or its external data is missing or out of bounds.
+        It is neither ONNX, TFLite nor Relay text, it is damaged, or its external data is missing or out of bounds.
     """
     if isinstance(source, onnx.ModelProto):
         network = onnx.ModelProto()
@@ -45,13 +47,12 @@ def read(
         name, folder = network.graph.name or "model", None
     elif isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
-        network = _relay(data, "main", values, shapes) if is_relay(data) else parse(data, "<bytes>")
+        network = _translated(data, "main", "", values, shapes) or parse(data, "<bytes>")
         name, folder = network.graph.name or "model", None
     elif isinstance(source, str | os.PathLike):
         path = Path(source)
         data = _read_file(path)
-        relay = path.suffix == ".relay" or is_relay(data)
-        network = _relay(data, path.stem, values, shapes) if relay else parse(data, str(path))
+        network = _translated(data, path.stem, path.suffix, values, shapes) or parse(data, str(path))
         name, folder = path.stem, path.parent
     else:
         raise UsageError(
@@ -62,6 +63,21 @@ def read(
         raise ModelError("the ONNX message holds no graph", where=name, hint="the file is incomplete")
     _load_external_data(network, folder, name)
     return network, name
+
+
+def _translated(
+    data: bytes,
+    name: str,
+    suffix: str,
+    values: Mapping[str, Any] | None,
+    shapes: Mapping[str, Any] | None,
+) -> onnx.ModelProto | None:
+    """The network of a file in another format; None for ONNX's own."""
+    if suffix == ".relay" or is_relay(data):
+        return _relay(data, name, values, shapes)
+    if suffix == ".tflite" or is_tflite(data):
+        return from_tflite(data, name)
+    return None
 
 
 def _relay(
