@@ -16,6 +16,7 @@ from tvm import IRModule, relax, tirx, topi
 
 from dlcomp.frontend.symbolic import is_open
 from dlcomp.graph.legalize import ELEMENTWISE, default, is_f32
+from dlcomp.graph.patterns import annotated
 from dlcomp.graph.walk import array_of, constant, dtype_of, shape_of
 from dlcomp.schedules import Records, select
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
@@ -52,7 +53,7 @@ def lower(
         module = relax.backend.DispatchSortScan()(module)
     for step in (
         relax.transform.LegalizeOps(table, enable_warning=False),
-        relax.transform.AnnotateTIROpPattern(),
+        annotated,
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(["main"]),
