@@ -21,8 +21,9 @@ class Builder(builder.Builder):
 
     def __init__(self) -> None:
         super().__init__()
-        # What DequantizeLinear made of constants.
-        self.weights: dict[str, tuple[Tensor, Quantization]] = {}
+        # What DequantizeLinear made numbers of, and what Transpose turned.
+        self.integers: dict[str, tuple[Tensor, Quantization]] = {}
+        self.turned: dict[str, tuple[Tensor, tuple[int, ...]]] = {}
         # Nodes are named for the operator that they are made of.
         self.label = ""
 
@@ -44,14 +45,22 @@ class Builder(builder.Builder):
         return self.op("Reshape", [x, self.constant(list(shape), "int64")])
 
     def transpose(self, x: Tensor, order: Sequence[int]) -> Tensor:
-        """The axes in another order; weights are turned as integers."""
-        if x.name in self.weights and sorted(order) == list(range(x.rank)):
-            stored, q = self.weights[x.name]
-            return self.dequantize(
-                super().transpose(stored, order),
-                Quantization(q.scales, q.zeros, list(order).index(q.axis) if q.scales.size > 1 else 0),
-            )
-        return super().transpose(x, order)
+        """The axes in another order; there and back again is where it was.
+
+        Integers are turned before they become numbers, so that those stay beside the operator that takes them.
+        """
+        if sorted(order) != list(range(x.rank)) or list(order) == list(range(x.rank)):
+            return super().transpose(x, order)
+        if x.name in self.turned:
+            source, before = self.turned[x.name]
+            return self.transpose(source, [before[a] for a in order])
+        if x.name in self.integers:
+            stored, q = self.integers[x.name]
+            axis = list(order).index(q.axis) if q.scales.size > 1 else 0
+            return self.dequantize(self.transpose(stored, order), Quantization(q.scales, q.zeros, axis))
+        y = super().transpose(x, order)
+        self.turned[y.name] = (x, tuple(order))
+        return y
 
     def squeeze(self, x: Tensor, axes: Sequence[int]) -> Tensor:
         axes = sorted({axis_of(a, x.rank) for a in axes})
@@ -88,8 +97,7 @@ class Builder(builder.Builder):
             zeros = None if x.dtype == "int32" else self.constant(_held(zero, x.dtype), x.dtype)
             axis = {"axis": q.axis} if scale.ndim else {}
             y = self.op("DequantizeLinear", [x, self.constant(scale, "float32"), zeros], **axis)
-            if x.name in self.arrays:
-                self.weights[y.name] = (x, q)
+            self.integers[y.name] = (x, q)
             return y
         if scale.ndim:
             scale, zero = (
@@ -103,6 +111,9 @@ class Builder(builder.Builder):
 
         A half goes to the even side here and away from zero in TFLite's kernels, one step at most.
         """
+        if x.name in self.turned:
+            source, order = self.turned[x.name]
+            return self.transpose(self.quantize(source, q, dtype), order)
         scale, zero = self._parameters(x.shape, x.rank, q)
         if scale.ndim:
             raise ValueError("the result of an operator has a scale for every channel")

@@ -124,9 +124,13 @@ class _Conversion:
             ) from error
 
     def _moves(self, op: Operation) -> bool:
-        """Whether the operator takes the integers as they are."""
+        """Whether the operator takes the integers as they are; few ONNX operators take those of 16 bits."""
         if op.kind in ALWAYS_MOVING:
             return True
+        if any(_is_quantized(self.network.tensors[i]) for i in op.inputs if i >= 0) and any(
+            self.network.tensors[i].dtype == "int16" for i in op.inputs if i >= 0
+        ):
+            return False
         meaning = self._meaning([*op.inputs, *op.outputs])
         return op.kind in MOVING and all(q.same(meaning[0]) for q in meaning)
 

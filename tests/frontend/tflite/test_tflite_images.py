@@ -62,10 +62,10 @@ def test_convolution(
     agree(f, y, z)
 
 
-def test_convolution_in_groups_without_bias() -> None:
+def test_convolution_in_groups() -> None:
     f = File()
     y = f.tensor((1, 5, 5, 8))
-    operands = [f.input(floats(1, 5, 5, 6)), f.constant(floats(8, 3, 3, 3))]
+    operands = [f.input(floats(1, 5, 5, 6)), f.constant(floats(8, 3, 3, 3)), f.constant(floats(8))]
     f.op("CONV_2D", operands, y, options="Conv2DOptions", StrideH=1, StrideW=1)
     agree(f, y)
 
