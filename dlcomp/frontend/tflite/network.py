@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +73,10 @@ class Options:
         read = getattr(self._table, name, None)
         if read is None:
             raise ValueError(f"its options ({type(self._table).__name__}) have no {name}")
-        return read()
+        try:
+            return read()
+        except struct.error as error:
+            raise ValueError(f"its option {name} lies outside the file: {error}") from error
 
     def whole(self, name: str, default: int = 0) -> int:
         return int(self.get(name, default))
