@@ -47,7 +47,7 @@ class Builder(builder.Builder):
     def transpose(self, x: Tensor, order: Sequence[int]) -> Tensor:
         """The axes in another order; there and back again is where it was.
 
-        Integers are turned before they become numbers, so that those stay beside the operator that takes them.
+        Integers are turned before they become numbers, which stay beside the operator that takes them.
         """
         if sorted(order) != list(range(x.rank)) or list(order) == list(range(x.rank)):
             return super().transpose(x, order)

@@ -28,7 +28,7 @@ def channels_last(b: Builder, x: Tensor) -> Tensor:
 def padding(
     kind: int, sizes: Sequence[int], windows: Sequence[int], strides: Sequence[int]
 ) -> dict[str, Any]:
-    """ONNX's attributes for SAME or VALID; SAME over an open size is left to ONNX, which has the same rule."""
+    """ONNX's attributes for SAME or VALID; SAME over an open size is left to ONNX, whose rule it is."""
     if kind == VALID:
         return {}
     if kind != SAME:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def test_names_are_made_unlike() -> None:
     places = [f.tensor((2,), name=name) for name in ("", "", "same", "same")]
     f.inputs = places[:1]
     f.feeds = [floats(2)]
-    for source, target in zip(places, places[1:], strict=False):
+    for source, target in itertools.pairwise(places):
         f.op("EXP", [source], target)
     network, _ = read(f.bytes(places[2], places[3]))
     assert [v.name for v in network.graph.output] == ["same", "same_1"]
@@ -239,7 +240,7 @@ def test_wrong_options_and_missing_operands() -> None:
     f = File()
     x, y = f.input(floats(2, 3)), f.tensor((2, 3))
     f.op("ADD", [x, -1], y, options="AddOptions")
-    with pytest.raises(ModelError, match="op 0 ADD .*no operand 1"):
+    with pytest.raises(ModelError, match=r"op 0 ADD .*no operand 1"):
         read(f.bytes(y))
     f = File()
     lost, y = f.tensor((2, 3)), f.tensor((2, 3))

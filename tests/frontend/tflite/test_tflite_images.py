@@ -32,9 +32,7 @@ def test_convolution(
 ) -> None:
     f = File()
     x = f.input(floats(2, 11, 13, 3))
-    out = [
-        size(s, k, t, d, padding) for s, k, t, d in zip((11, 13), kernel, stride, dilation, strict=True)
-    ]
+    out = [size(s, k, t, d, padding) for s, k, t, d in zip((11, 13), kernel, stride, dilation, strict=True)]
     geometry: dict[str, Any] = {
         "Padding": padding,
         "StrideH": stride[0],

@@ -17,9 +17,7 @@ def floats(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype("float32")
 
 
-def moved(
-    kind: str, x: np.ndarray, *constants: Any, shape: Any, options: str = "", **fields: Any
-) -> None:
+def moved(kind: str, x: np.ndarray, *constants: Any, shape: Any, options: str = "", **fields: Any) -> None:
     """An operator of one input and 32-bit constants."""
     f = File()
     y = f.tensor(shape, str(x.dtype))

@@ -81,7 +81,9 @@ def test_fully_connected(dtype: str) -> None:
     w = f.constant(ints(5, 16, dtype=dtype), q=(0.02, zero))
     bias = f.constant(RNG.integers(-500, 500, 5), "int32", q=(np.float32(0.05) * np.float32(0.02), 0))
     y = f.tensor((3, 5), dtype, (0.3, 3))
-    f.op("FULLY_CONNECTED", [f.input(ints(3, 16, dtype=dtype), q), w, bias], y, options="FullyConnectedOptions")
+    f.op(
+        "FULLY_CONNECTED", [f.input(ints(3, 16, dtype=dtype), q), w, bias], y, options="FullyConnectedOptions"
+    )
     agree(f, y, steps=1)
 
 

@@ -16,9 +16,7 @@ tflite = pytest.importorskip("tflite", reason="needs dlcomp[tflite]")
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert, the interpreter to compare with, is missing")
 
 Scales = tuple[Any, Any] | tuple[Any, Any, int]
-_TYPES = {
-    name.lower(): number for name, number in vars(tflite.TensorType).items() if isinstance(number, int)
-}
+_TYPES = {name.lower(): number for name, number in vars(tflite.TensorType).items() if isinstance(number, int)}
 
 
 class File:
