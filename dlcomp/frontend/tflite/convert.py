@@ -19,6 +19,7 @@ from dlcomp.frontend.tflite.builder import Builder
 from dlcomp.frontend.tflite.call import Call
 from dlcomp.frontend.tflite.network import Info, Network, Operation, Quantization
 from dlcomp.frontend.tflite.operators import ALWAYS_MOVING, CUSTOM, MOVING, OPERATORS
+from dlcomp.frontend.tflite.variables import KINDS, Variables, initial
 
 PRODUCER = "TFLite"
 # What a converter, NumPy or ONNX says of operands and options that do not fit.
@@ -29,7 +30,7 @@ def convert(network: Network, name: str) -> onnx.ModelProto:
     """The ONNX network of ``network``; see :func:`dlcomp.frontend.tflite.to_onnx`."""
     unknown: dict[str, int] = {}
     for op in network.operations:
-        if _converter(op.kind) is None:
+        if _converter(op.kind) is None and op.kind not in KINDS:
             unknown.setdefault(op.kind, op.place)
     if unknown:
         found = ", ".join(f"{kind} (op {place})" for kind, place in sorted(unknown.items()))
@@ -38,7 +39,7 @@ def convert(network: Network, name: str) -> onnx.ModelProto:
             where=name,
             hint="export the model with other operators, or cut it before them",
         )
-    return _Conversion(network, name).onnx()
+    return _Conversion(network, name).written()
 
 
 def _converter(kind: str) -> Callable[[Call], Any] | None:
@@ -55,8 +56,9 @@ class _Conversion:
         self.values: dict[int, Tensor] = {}
         # The numbers behind a tensor of integers, made once.
         self.numbers: dict[int, Tensor] = {}
+        self.variables = Variables(self.b)
 
-    def onnx(self) -> onnx.ModelProto:
+    def written(self) -> onnx.ModelProto:
         b = self.b
         for name, place in self.network.inputs:
             self._input(name, self.network.tensors[place])
@@ -65,24 +67,37 @@ class _Conversion:
         outputs = []
         taken = {name for name, _ in self.network.inputs}
         for name, place in self.network.outputs:
-            info = self.network.tensors[place]
             try:
                 value = self._value(place)
             except _UNFIT as error:
                 raise ModelError(f"the output {name!r}: {error}", where=self.name) from error
             # A network may give back its input; both have the name of one tensor.
-            name = f"{name}_output" if name in taken else name
-            b.nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
-            dims = self._named(info.name, value.shape)
-            outputs.append(helper.make_tensor_value_info(name, _kind(value.dtype), dims))
+            outputs.append(self._output(f"{name}_output" if name in taken else name, value))
+        outputs += [self._output(name, value) for name, value in self.variables.outputs()]
         nodes, stored = _needed(b, [value.name for value in outputs])
         graph = helper.make_graph(nodes, self.name, b.inputs, outputs, stored)
-        return helper.make_model(
+        network = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=9,
             producer_name=PRODUCER,
         )
+        helper.set_model_props(network, self._initial())
+        return network
+
+    def _output(self, name: str, value: Tensor) -> onnx.ValueInfoProto:
+        self.b.nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
+        return helper.make_tensor_value_info(name, _kind(value.dtype), self._named(name, value.shape))
+
+    def _initial(self) -> dict[str, str]:
+        found = [initial(graph) for graph in self.network.before]
+        if None in found:
+            raise ModelError(
+                "CALL_ONCE runs a graph that does more than set variables to constants",
+                where=self.name,
+                hint="export the model with its variables' values as constants",
+            )
+        return {f"initial {name}": value for values in found for name, value in (values or {}).items()}
 
     def _input(self, name: str, info: Info) -> None:
         try:
@@ -106,6 +121,9 @@ class _Conversion:
         args: list[Tensor | None] = []
         try:
             results = [tensors[place] for place in op.outputs]
+            if op.kind in KINDS:
+                self._variable(op, results)
+                return
             raw = self._moves(op)
             args = [None if i < 0 else self._value(i) if raw else self._number(i) for i in op.inputs]
             meaning = self._meaning([*op.inputs, *op.outputs])
@@ -122,6 +140,14 @@ class _Conversion:
             raise ModelError(
                 f"op {op.place} {op.kind} {first!r} of {shapes or 'its operands'}: {text}", where=self.name
             ) from error
+
+    def _variable(self, op: Operation, results: list[Info]) -> None:
+        if op.kind == "VAR_HANDLE":
+            self.variables.handle(op)
+        elif op.kind == "READ_VARIABLE":
+            self.values[results[0].index] = self.variables.read(op, results[0])
+        elif op.kind == "ASSIGN_VARIABLE":
+            self.variables.assign(op, self._value(op.inputs[1]))
 
     def _moves(self, op: Operation) -> bool:
         """Whether the operator takes the integers as they are; few ONNX operators take those of 16 bits."""

@@ -61,9 +61,30 @@ class _File:
         self.data, self.model = data, tflite.Model.GetRootAs(data, 0)
 
     def network(self) -> Network:
-        if not self.model.SubgraphsLength():
-            raise _Told("it holds no graph")
-        graph = self.model.Subgraphs(0)
+        graph = self._subgraph(0)
+        tensors, operations = self._parts(graph)
+        ends = []
+        for found, names, kind in (
+            (graph.InputsAsNumpy(), self._names_of("Inputs"), "input"),
+            (graph.OutputsAsNumpy(), self._names_of("Outputs"), "output"),
+        ):
+            places = self._places(found, len(tensors), f"an {kind} of the graph")
+            given = [names.get(place) or tensors[place].name for place in places]
+            ends.append(tuple(zip(_unlike(given, kind), places, strict=True)))
+        before = [
+            self._parts(self._subgraph(op.options.whole("InitSubgraphIndex")))
+            for op in operations
+            if op.kind == "CALL_ONCE"
+        ]
+        return Network(tensors, operations, ends[0], ends[1], tuple(before))
+
+    def _subgraph(self, place: int) -> Any:
+        if not 0 <= place < self.model.SubgraphsLength():
+            raise _Told(f"there is no graph {place}")
+        return self.model.Subgraphs(place)
+
+    def _parts(self, graph: Any) -> tuple[tuple[Info, ...], tuple[Operation, ...]]:
+        """The tensors and the operators of a graph."""
         tensors = tuple(
             self._tensor(i, t) for i, t in enumerate(self._items(graph.TensorsLength(), graph.Tensors))
         )
@@ -75,15 +96,7 @@ class _File:
             self._operation(i, op, codes, len(tensors))
             for i, op in enumerate(self._items(graph.OperatorsLength(), graph.Operators))
         )
-        ends = []
-        for found, names, kind in (
-            (graph.InputsAsNumpy(), self._names_of("Inputs"), "input"),
-            (graph.OutputsAsNumpy(), self._names_of("Outputs"), "output"),
-        ):
-            places = self._places(found, len(tensors), f"an {kind} of the graph")
-            given = [names.get(place) or tensors[place].name for place in places]
-            ends.append(tuple(zip(_unlike(given, kind), places, strict=True)))
-        return Network(tensors, operations, *ends)
+        return tensors, operations
 
     def _items(self, count: int, item: Callable[[int], Any]) -> list[Any]:
         """A vector of tables, each of which takes four bytes at least."""

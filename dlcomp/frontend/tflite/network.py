@@ -107,9 +107,18 @@ class Operation:
 
 @dataclass(frozen=True)
 class Network:
-    """The first subgraph of a file; inputs and outputs as (name for the user, tensor)."""
+    """The first subgraph of a file.
+
+    Attributes
+    ----------
+    inputs, outputs : sequence of (str, int)
+        The name for the user, and the tensor.
+    before : sequence of (tensors, operators)
+        Graphs that run once, before all else.
+    """
 
     tensors: tuple[Info, ...]
     operations: tuple[Operation, ...]
     inputs: tuple[tuple[str, int], ...]
     outputs: tuple[tuple[str, int], ...]
+    before: tuple[tuple[tuple[Info, ...], tuple[Operation, ...]], ...] = ()

@@ -22,11 +22,15 @@ _TYPES = {name.lower(): number for name, number in vars(tflite.TensorType).items
 class File:
     """A network written tensor by tensor; a tensor is known by its number."""
 
-    def __init__(self) -> None:
-        self.b = flatbuffers.Builder(1024)
+    def __init__(self, within: File | None = None) -> None:
+        """``within``: another file, of which this is a further graph."""
+        self.b = flatbuffers.Builder(1024) if within is None else within.b
         self.tensors: list[int] = []
-        self.buffers: list[bytes] = [b""]
-        self.codes: list[tuple[int, str, int]] = []
+        self.buffers: list[bytes] = [b""] if within is None else within.buffers
+        self.codes: list[tuple[int, str, int]] = [] if within is None else within.codes
+        self.others: list[File] = []
+        if within is not None:
+            within.others.append(self)
         self.ops: list[int] = []
         self.inputs: list[int] = []
         self.feeds: list[np.ndarray] = []
@@ -109,14 +113,7 @@ class File:
         """The whole file; with ``names`` for a signature of its inputs and outputs."""
         b = self.b
         signature = None if names is None else self._signature(names, list(outputs))
-        tensors, ops = self._offsets(self.tensors), self._offsets(self.ops)
-        ins, outs = self._vector(self.inputs, "int32"), self._vector(list(outputs), "int32")
-        tflite.SubGraphStart(b)
-        tflite.SubGraphAddTensors(b, tensors)
-        tflite.SubGraphAddInputs(b, ins)
-        tflite.SubGraphAddOutputs(b, outs)
-        tflite.SubGraphAddOperators(b, ops)
-        graphs = self._offsets([tflite.SubGraphEnd(b)])
+        graphs = self._offsets([self._graph(outputs), *(other._graph(()) for other in self.others)])
         codes = self._offsets([self._code(*code) for code in self.codes])
         buffers = self._offsets([self._buffer(data) for data in self.buffers])
         tflite.ModelStart(b)
@@ -128,6 +125,17 @@ class File:
             tflite.ModelAddSignatureDefs(b, signature)
         b.Finish(tflite.ModelEnd(b), file_identifier=b"TFL3")
         return bytes(b.Output())
+
+    def _graph(self, outputs: Sequence[int]) -> int:
+        b = self.b
+        tensors, ops = self._offsets(self.tensors), self._offsets(self.ops)
+        ins, outs = self._vector(self.inputs, "int32"), self._vector(list(outputs), "int32")
+        tflite.SubGraphStart(b)
+        tflite.SubGraphAddTensors(b, tensors)
+        tflite.SubGraphAddInputs(b, ins)
+        tflite.SubGraphAddOutputs(b, outs)
+        tflite.SubGraphAddOperators(b, ops)
+        return int(tflite.SubGraphEnd(b))
 
     def _code(self, number: int, custom: str, version: int) -> int:
         b = self.b
@@ -179,7 +187,11 @@ class File:
 
     def _options(self, kind: str, fields: dict[str, Any]) -> int:
         made = {
-            name: self._vector(value, "int32") if isinstance(value, list) else value
+            name: self._vector(value, "int32")
+            if isinstance(value, list)
+            else self.b.CreateString(value)
+            if isinstance(value, str)
+            else value
             for name, value in fields.items()
         }
         getattr(tflite, f"{kind}Start")(self.b)
