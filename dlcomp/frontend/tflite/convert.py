@@ -172,7 +172,7 @@ class _Conversion:
     def _value(self, place: int) -> Tensor:
         if place not in self.values:
             info = self.network.tensors[place]
-            if info.data is None and 0 in info.shape and OPEN not in info.shape:
+            if info.data is None and (info.variable or 0 in info.shape) and OPEN not in info.shape:
                 self.values[place] = self.b.constant(np.zeros(info.shape), info.dtype)
             elif info.data is None:
                 raise ValueError(f"nothing writes its operand, tensor {place} {info.name!r}")

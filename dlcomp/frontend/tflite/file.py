@@ -158,7 +158,8 @@ class _File:
         if data is None and not isinstance(open_dims, int) and len(open_dims) == len(shape):
             shape = [-1 if int(v) < 0 else d for v, d in zip(open_dims, shape, strict=True)]
         dtype = "int8" if dtype == "int4" else dtype
-        return Info(index, name, tuple(shape), dtype, _quantization(tensor.Quantization(), index), data)
+        quantization = _quantization(tensor.Quantization(), index)
+        return Info(index, name, tuple(shape), dtype, quantization, data, bool(tensor.IsVariable()))
 
     def _stored(self, tensor: Any, shape: list[int], dtype: str, what: str) -> np.ndarray | None:
         if not 0 <= tensor.Buffer() < self.model.BuffersLength():

@@ -41,6 +41,8 @@ class Info:
         NumPy's name, or the format's own where NumPy has none (``string``, ``resource``).
     data : array, optional
         Of a constant, in ``shape``.
+    variable : bool
+        Whether an operator changes it in place; it begins with zeros.
     """
 
     index: int
@@ -49,6 +51,7 @@ class Info:
     dtype: str
     quantization: Quantization | None
     data: np.ndarray | None
+    variable: bool = False
 
 
 class Options:

@@ -75,5 +75,5 @@ def test_what_is_no_variable_is_refused() -> None:
     f = File()
     x, y = f.input(np.zeros((1, 4), "float32")), f.tensor((1, 4))
     f.op("READ_VARIABLE", [x], y, options="ReadVariableOptions")
-    with pytest.raises(ModelError, match="op 0 READ_VARIABLE .*its operand is no variable"):
+    with pytest.raises(ModelError, match=r"op 0 READ_VARIABLE .*its operand is no variable"):
         read(f.bytes(y))

@@ -43,6 +43,7 @@ class File:
         data: bytes = b"",
         name: str | None = None,
         sparsity: int | None = None,
+        variable: bool = False,
     ) -> int:
         """A tensor; -1 in the shape is open, and 1 in the file's example. ``q``: scale(s), zero(s), axis."""
         b = self.b
@@ -56,6 +57,7 @@ class File:
         tflite.TensorAddName(b, place)
         tflite.TensorAddShape(b, sizes)
         tflite.TensorAddType(b, _TYPES[dtype])
+        tflite.TensorAddIsVariable(b, variable)
         tflite.TensorAddBuffer(b, len(self.buffers) - 1 if data else 0)
         if quantized is not None:
             tflite.TensorAddQuantization(b, quantized)
