@@ -90,7 +90,10 @@ class _Conversion:
         return helper.make_tensor_value_info(name, _kind(value.dtype), self._named(name, value.shape))
 
     def _initial(self) -> dict[str, str]:
-        found = [initial(graph) for graph in self.network.before]
+        try:
+            found = [initial(graph) for graph in self.network.before]
+        except _UNFIT as error:
+            raise ModelError(f"a graph that CALL_ONCE runs: {error}", where=self.name) from error
         if None in found:
             raise ModelError(
                 "CALL_ONCE runs a graph that does more than set variables to constants",

@@ -78,7 +78,7 @@ class Options:
             raise ValueError(f"its options ({type(self._table).__name__}) have no {name}")
         try:
             return read()
-        except struct.error as error:
+        except (struct.error, TypeError) as error:
             raise ValueError(f"its option {name} lies outside the file: {error}") from error
 
     def whole(self, name: str, default: int = 0) -> int:
