@@ -103,7 +103,9 @@ class Builder(builder.Builder):
             scale, zero = (
                 v.reshape([-1 if d == q.axis else 1 for d in range(x.rank)]) for v in (scale, zero)
             )
-        numbers = self.op("Sub", [self.cast(x, "float32"), self.constant(zero, "float32")])
+        numbers = self.cast(x, "float32")
+        if q.zeros.any():
+            numbers = self.op("Sub", [numbers, self.constant(zero, "float32")])
         return self.op("Mul", [numbers, self.constant(scale, "float32")])
 
     def quantize(self, x: Tensor, q: Quantization, dtype: str) -> Tensor:
@@ -124,7 +126,7 @@ class Builder(builder.Builder):
             )
         info = np.iinfo(dtype)
         steps = self.op("Round", [self.op("Div", [x, self.constant(scale, "float32")])])
-        moved = self.op("Add", [steps, self.constant(zero, "float32")])
+        moved = self.op("Add", [steps, self.constant(zero, "float32")]) if q.zeros.any() else steps
         ends = [self.constant(float(v), "float32") for v in (info.min, info.max)]
         return self.cast(self.op("Clip", [moved, *ends]), dtype)
 

@@ -198,7 +198,7 @@ class _Conversion:
 
 
 def _is_quantized(info: Info) -> bool:
-    return info.quantization is not None and info.dtype in ("int8", "uint8", "int16", "int32")
+    return info.quantization is not None and info.dtype in ("int8", "uint8", "int16", "int32", "int64")
 
 
 def _kind(dtype: str) -> int:

@@ -184,8 +184,15 @@ def test_sixteen_bits() -> None:
     y = f.tensor((2, 9), "int16", (0.003, 0))
     f.op("ADD", [x, other], y, options="AddOptions")
     padded = f.tensor((2, 11), "int16", (0.003, 0))
+    w, bias = (
+        f.constant(ints(5, 9), q=(0.02, 0)),
+        f.constant(RNG.integers(-9000, 9000, 5), "int64", (2e-5, 0)),
+    )
+    product = f.tensor((2, 5), "int16", (0.002, 0))
+    options = {"options": "FullyConnectedOptions", "version": 7}
+    f.op("FULLY_CONNECTED", [x, w, bias], product, **options)
     f.op("PAD", [y, f.constant([[0, 0], [1, 1]], "int32")], padded, version=2)
-    agree(f, y, padded, steps=1)
+    agree(f, y, padded, product, steps=1)
 
 
 def test_at_the_border() -> None:
