@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+import dlcomp
 from dlcomp.frontend.read import read
 
 flatbuffers = pytest.importorskip("flatbuffers", reason="needs dlcomp[tflite]")
@@ -115,9 +117,9 @@ class File:
         """The whole file; with ``names`` for a signature of its inputs and outputs."""
         b = self.b
         signature = None if names is None else self._signature(names, list(outputs))
-        graphs = self._offsets([self._graph(outputs), *(other._graph(()) for other in self.others)])
-        codes = self._offsets([self._code(*code) for code in self.codes])
-        buffers = self._offsets([self._buffer(data) for data in self.buffers])
+        graphs = self.offsets([self._graph(outputs), *(other._graph(()) for other in self.others)])
+        codes = self.offsets([self._code(*code) for code in self.codes])
+        buffers = self.offsets([self._buffer(data) for data in self.buffers])
         tflite.ModelStart(b)
         tflite.ModelAddVersion(b, 3)
         tflite.ModelAddOperatorCodes(b, codes)
@@ -130,7 +132,7 @@ class File:
 
     def _graph(self, outputs: Sequence[int]) -> int:
         b = self.b
-        tensors, ops = self._offsets(self.tensors), self._offsets(self.ops)
+        tensors, ops = self.offsets(self.tensors), self.offsets(self.ops)
         ins, outs = self._vector(self.inputs, "int32"), self._vector(list(outputs), "int32")
         tflite.SubGraphStart(b)
         tflite.SubGraphAddTensors(b, tensors)
@@ -179,32 +181,30 @@ class File:
                     tflite.TensorMapAddName(b, text)
                     tflite.TensorMapAddTensorIndex(b, place)
                     made.append(tflite.TensorMapEnd(b))
-            maps[side is outputs] = self._offsets(made)
+            maps[side is outputs] = self.offsets(made)
         key = b.CreateString("serving_default")
         tflite.SignatureDefStart(b)
         tflite.SignatureDefAddInputs(b, maps[False])
         tflite.SignatureDefAddOutputs(b, maps[True])
         tflite.SignatureDefAddSignatureKey(b, key)
-        return self._offsets([tflite.SignatureDefEnd(b)])
+        return self.offsets([tflite.SignatureDefEnd(b)])
 
     def _options(self, kind: str, fields: dict[str, Any]) -> int:
-        made = {
-            name: self._vector(value, "int32")
-            if isinstance(value, list)
-            else self.b.CreateString(value)
-            if isinstance(value, str)
-            else value
-            for name, value in fields.items()
-        }
+        made = {name: self._field(value) for name, value in fields.items()}
         getattr(tflite, f"{kind}Start")(self.b)
         for name, value in made.items():
             getattr(tflite, f"{kind}Add{name}")(self.b, value)
         return int(getattr(tflite, f"{kind}End")(self.b))
 
+    def _field(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.b.CreateString(value)
+        return self._vector(value, "int32") if isinstance(value, list) else value
+
     def _vector(self, values: Any, dtype: str) -> int:
         return int(self.b.CreateNumpyVector(np.asarray(values, dtype)))
 
-    def _offsets(self, places: Sequence[int]) -> int:
+    def offsets(self, places: Sequence[int]) -> int:
         self.b.StartVector(4, len(places), 4)
         for place in reversed(places):
             self.b.PrependUOffsetTRelative(place)
@@ -238,6 +238,13 @@ def translated(data: bytes, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(network.SerializeToString(), options)
     names = [value.name for value in network.graph.input]
     return [np.asarray(v) for v in session.run(None, dict(zip(names, feeds, strict=True)))]
+
+
+def compiled(source: str | os.PathLike[str] | bytes, *feeds: np.ndarray) -> list[np.ndarray]:
+    """What the compiled network makes of ``feeds``."""
+    model = dlcomp.load(source)
+    names = [spec.name for spec in model.signature.inputs]
+    return list(model.compile().run(dict(zip(names, feeds, strict=True))).values())
 
 
 def agree(file: File, *outputs: int, tolerance: float = 1e-5, steps: int = 0) -> None:
