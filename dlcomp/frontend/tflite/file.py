@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tflite
+from flatbuffers.number_types import Int32Flags
 
 from dlcomp.errors import ModelError
 from dlcomp.frontend.tflite import is_tflite
@@ -20,6 +21,8 @@ _DAMAGED = (
     struct.error, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError
 )  # fmt: skip
 _MOST = 2**31 - 1
+# The place of the field in the table of an OperatorCode.
+_BUILTIN_CODE = 10
 
 
 def _names(of: type) -> dict[int, str]:
@@ -119,8 +122,11 @@ class _File:
         return {int(m.TensorIndex()): (m.Name() or b"").decode() for m in maps}
 
     def _kind(self, code: Any) -> str:
-        # Numbers over 127 are in the newer field; older files have the older one alone.
-        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        # Older files have the older field alone, and some writers the newer one, where the schema's class
+        # looks only for numbers over 127.
+        place = code._tab.Offset(_BUILTIN_CODE)
+        newer = code._tab.Get(Int32Flags, place + code._tab.Pos) if place else 0
+        number = max(newer, code.DeprecatedBuiltinCode())
         kind = _OPERATORS.get(number, f"operator number {number}")
         return f"CUSTOM {(code.CustomCode() or b'').decode()}" if kind == "CUSTOM" else kind
 

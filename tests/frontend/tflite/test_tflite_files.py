@@ -43,6 +43,14 @@ def test_names_are_those_of_the_signature() -> None:
     assert [v.name for v in network.graph.output] == ["score"]
 
 
+def test_kinds_of_operators_in_the_newer_field_alone() -> None:
+    f = File()
+    f.older = False
+    y = f.tensor((2, 3))
+    f.op("EXP", [f.input(floats(2, 3))], y)
+    agree(f, y)
+
+
 def test_names_are_made_unlike() -> None:
     f = File()
     places = [f.tensor((2,), name=name) for name in ("", "", "same", "same")]

@@ -31,6 +31,8 @@ class File:
         self.buffers: list[bytes] = [b""] if within is None else within.buffers
         self.codes: list[tuple[int, str, int]] = [] if within is None else within.codes
         self.others: list[File] = []
+        # Whether kinds of operators are written into the older field too.
+        self.older = True
         if within is not None:
             within.others.append(self)
         self.ops: list[int] = []
@@ -145,7 +147,8 @@ class File:
         b = self.b
         name = b.CreateString(custom) if custom else None
         tflite.OperatorCodeStart(b)
-        tflite.OperatorCodeAddDeprecatedBuiltinCode(b, min(number, 127))
+        if self.older:
+            tflite.OperatorCodeAddDeprecatedBuiltinCode(b, min(number, 127))
         tflite.OperatorCodeAddBuiltinCode(b, number)
         tflite.OperatorCodeAddVersion(b, version)
         if name is not None:
