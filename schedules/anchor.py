@@ -35,6 +35,8 @@ class Anchor:
         What the operator reads, in the order of its ``compute``.
     output : buffer
         What the function writes.
+    operations : int
+        Nodes of the epilogue's expression, those of indices not counted.
     kept : buffer or None
         Where the operator's own result goes too, if the function gives that as well.
     epilogue : callable
@@ -49,6 +51,7 @@ class Anchor:
     inputs: Sequence[Any]
     output: Any
     epilogue: Callable[[Sequence[Any], Any, Load], Any]
+    operations: int = 0
     kept: Any = None
 
     def schedule_of(self, body: Any) -> Any:
@@ -63,9 +66,13 @@ def find(func: Any) -> Anchor | None:
     sch = s_tir.Schedule(IRModule({"main": func}))
     refs = sch.get_child_blocks(sch.get_sblock("root"))
     anchors = [r for r in refs if ANNOTATION in sch.get(r).annotations]
-    if len(anchors) != 1 or not refs[0] == anchors[0]:
+    if len(anchors) != 1:
         return None
-    steps = refs[1:]
+    steps = [r for r in refs if r != anchors[0]]
+    read = [r.source for r in sch.get(anchors[0]).reads]
+    # Steps may compute another operand of the epilogue, but none of the operator.
+    if any(w.source.same_as(r) for step in steps for w in sch.get(step).writes for r in read):
+        return None
     try:
         for ref in steps[:-1]:
             sch.compute_inline(ref)
@@ -114,4 +121,17 @@ def find(func: Any) -> Anchor | None:
 
     # FuseOps does not see that a cast of the result reads it.
     kept = result if any(p.same_as(result) for p in parts["func"].params) else None
-    return Anchor(**parts, output=store.buffer, epilogue=epilogue, kept=kept)
+    return Anchor(**parts, output=store.buffer, epilogue=epilogue, operations=_nodes(store.value), kept=kept)
+
+
+def _nodes(expr: Any) -> int:
+    """The nodes of an expression, indices not counted."""
+    count = 0
+
+    def note(node: Any) -> Any:
+        nonlocal count
+        count += 1
+        return node if isinstance(node, TensorLoad) else None
+
+    rewrite(expr, note)
+    return count

@@ -21,6 +21,7 @@ class Conv2d:
 
     ``top`` and ``left`` are the zeros before the image; those after it follow from ``oh`` and ``ow``. For
     images of open size ``n``, ``h``, ``w``, ``oh`` and ``ow`` are 0, and the image comes padded.
+    ``arithmetic`` names the types of the elements (:mod:`dlcomp.schedules.cpu.arithmetic`).
     """
 
     n: int
@@ -39,6 +40,7 @@ class Conv2d:
     top: int
     left: int
     groups: int
+    arithmetic: str = "float32"
 
     @property
     def flops(self) -> int:
@@ -52,6 +54,7 @@ class Gemm:
     m: int
     n: int
     k: int
+    arithmetic: str = "float32"
 
     @property
     def flops(self) -> int:
@@ -137,8 +140,11 @@ _KINDS: Mapping[str, type[Any]] = {t.__name__: t for t in (Conv2d, Gemm, BatchMa
 
 
 def to_text(workload: Workload) -> str:
-    """The workload as one line of JSON."""
-    return json.dumps({"op": type(workload).__name__, **asdict(workload)})
+    """The workload as one line of JSON; float32, which most are, is not said."""
+    fields = asdict(workload)
+    if fields.get("arithmetic") == "float32":
+        del fields["arithmetic"]
+    return json.dumps({"op": type(workload).__name__, **fields})
 
 
 def from_text(text: str) -> Workload:

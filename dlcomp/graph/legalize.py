@@ -247,7 +247,7 @@ def _resize2d(bb: relax.BlockBuilder, call: Any) -> Any:
 
 
 ELEMENTWISE: dict[str, Legalize] = {
-    "nn.relu": _unary(lambda x: tirx.Select(x < scalar_math.f32(0.0), scalar_math.f32(0.0), x)),
+    "nn.relu": _unary(scalar_math.relu),
     "clip": _clip,
     "exp": _unary(scalar_math.exp),
     "sigmoid": _unary(scalar_math.sigmoid),

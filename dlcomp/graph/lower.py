@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from tvm import IRModule, relax, tirx, topi
 
-from dlcomp.frontend.symbolic import is_open
+from dlcomp.frontend.symbolic import is_open, product
+from dlcomp.graph.integer import Integers, integers, is_integer
 from dlcomp.graph.legalize import ELEMENTWISE, default, is_f32
 from dlcomp.graph.patterns import annotated
+from dlcomp.graph.saturate import saturating
 from dlcomp.graph.walk import array_of, constant, dtype_of, shape_of
 from dlcomp.schedules import Records, select
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
@@ -43,11 +45,12 @@ def lower(
 
     table = {f"relax.{name}": function for name, function in ELEMENTWISE.items()}
     table |= {
-        "relax.nn.conv2d": lambda bb, call: _conv2d(bb, call, choose),
-        "relax.matmul": lambda bb, call: _matmul(bb, call, choose),
+        "relax.nn.conv2d": lambda bb, call: _conv2d(bb, call, target, choose),
+        "relax.matmul": lambda bb, call: _matmul(bb, call, target, choose),
         "relax.nn.max_pool2d": lambda bb, call: _pool2d(bb, call, choose),
         "relax.nn.avg_pool2d": lambda bb, call: _pool2d(bb, call, choose),
     }
+    module = saturating(module)
     with target.to_tvm():
         # TopK, CumSum and the like, which have no legalization.
         module = relax.backend.DispatchSortScan()(module)
@@ -86,12 +89,13 @@ def _anchored(
     return bb.call_te(define, *packed, primfunc_name_hint=hint, primfunc_attrs=_FUSABLE)
 
 
-def _conv2d(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
+def _conv2d(bb: relax.BlockBuilder, call: Any, target: Target, choose: Choose) -> Any:
     data, weight = call.args
     attrs = call.attrs
     array = array_of(weight)
     shape, out = shape_of(data), shape_of(call)
-    if array is None or shape is None or out is None or not is_f32(data, weight):
+    whole = is_integer(data, weight)
+    if array is None or shape is None or out is None or not (is_f32(data, weight) or whole):
         return default(bb, call)
     if str(attrs.data_layout) != "NHWC" or str(attrs.kernel_layout) != "OHWI":
         return default(bb, call)
@@ -102,6 +106,8 @@ def _conv2d(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
     top, left, bottom, right = (int(p) for p in attrs.padding)
     geometry = {"kh": kh, "kw": kw, "sh": sh, "sw": sw, "dh": dh, "dw": dw, "top": top, "left": left}
     workload: Workload
+    if whole:
+        return _integer_conv2d(bb, call, target, choose, geometry)
     if is_open((n, h, w)):
         return _open_conv2d(bb, call, choose, geometry, (bottom, right))
     if not (_reads(out[1], kh, sh, dh, top, h) and _reads(out[2], kw, sw, dw, left, w)):
@@ -117,6 +123,38 @@ def _conv2d(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
             # Whole weights are those of integer arithmetic in float32, which minimal filtering would round.
             return _anchored(bb, call, workload, functools.partial(choose, exact=True), [data, weight])
     return _anchored(bb, call, workload, choose, [data, weight])
+
+
+def _integer_conv2d(
+    bb: relax.BlockBuilder, call: Any, target: Target, choose: Choose, geometry: dict[str, int]
+) -> Any:
+    """A convolution of integers, which come padded."""
+    array, out = array_of(call.args[1]), shape_of(call)
+    assert array is not None and out is not None
+    groups = int(call.attrs.groups)
+    if any(int(p) for p in call.attrs.padding) or is_open(out) or (groups > 1 and array.shape[3] % 4):
+        return default(bb, call)
+    made = integers(bb, target, call.args[0], array, 3, 0)
+    shape = shape_of(made.data)
+    assert shape is not None
+    n, h, w, _ = shape
+    co, kh, kw, ci = made.weight.shape
+    workload: Workload
+    weight = made.weight
+    if (kh, kw, geometry["sh"], geometry["sw"], groups) == (1, 1, 1, 1, 1):
+        workload = Gemm(n * h * w, co, ci, made.arithmetic)
+        weight = weight.reshape(co, ci).T
+    else:
+        workload = Conv2d(
+            n, h, w, ci, out[1], out[2], co // groups, **geometry, groups=groups, arithmetic=made.arithmetic
+        )
+    return _offset(bb, _anchored(bb, call, workload, choose, [made.data, constant(weight)]), made)
+
+
+def _offset(bb: relax.BlockBuilder, total: Any, made: Integers) -> Any:
+    if made.offset is None:
+        return total
+    return bb.call_te(topi.add, bb.emit(total), constant(made.offset), primfunc_name_hint="add")
 
 
 def _open_conv2d(
@@ -162,16 +200,24 @@ def _reads(out: int, kernel: int, stride: int, dilation: int, before: int, size:
     return bool(((starts >= 0) & (starts < size)).any())
 
 
-def _matmul(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
+def _matmul(bb: relax.BlockBuilder, call: Any, target: Target, choose: Choose) -> Any:
     left, right = call.args
     a, b = shape_of(left), shape_of(right)
+    workload: Workload
     if any(isinstance(extent, int) and extent == 0 for extent in (*(a or ()), *(b or ()))):
         # Sums of nothing, or no sums.
         return bb.call_te(lambda dims: topi.full(dims, dtype_of(call), 0), shape_of(call))
-    if a is None or b is None or len(a) < 2 or len(b) < 2 or not is_f32(left, right):
+    if a is None or b is None or len(a) < 2 or len(b) < 2:
+        return default(bb, call)
+    if is_integer(left, right) and len(b) == 2 and not is_open(a):
+        array = array_of(right)
+        assert array is not None
+        made = integers(bb, target, left, array, 0, 1)
+        workload = Gemm(product(a[:-1]), b[-1], made.weight.shape[0], made.arithmetic)
+        return _offset(bb, _anchored(bb, call, workload, choose, [made.data, constant(made.weight)]), made)
+    if not is_f32(left, right):
         return default(bb, call)
     m, k, n = a[-2], a[-1], b[-1]
-    workload: Workload
     if array_of(right) is not None and len(b) == 2:
         for extent in a[:-2]:
             m *= extent

@@ -19,7 +19,7 @@ def _step(builder: relax.BlockBuilder, value: Any) -> Any:
         return value
     data, weight = value.args
     attrs, shape, array = value.attrs, static_shape_of(data), array_of(weight)
-    if shape is None or array is None or dtype_of(data) != "float32":
+    if shape is None or array is None or dtype_of(data) not in ("float32", "uint8", "int8"):
         return value
     if str(attrs.data_layout) != "NCW" or str(attrs.kernel_layout) != "OIW" or array.ndim != 3:
         return value
@@ -33,6 +33,7 @@ def _step(builder: relax.BlockBuilder, value: Any) -> Any:
             padding=[0, left, 0, right],
             dilation=[1, int(attrs.dilation[0])],
             groups=int(attrs.groups),
+            out_dtype=str(attrs.out_dtype),
         )
     )
     made = static_shape_of(result)

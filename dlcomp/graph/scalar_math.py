@@ -60,8 +60,17 @@ def square_root(x: Expr) -> Expr:
 
 def clip(x: Expr, low: Expr, high: Expr) -> Expr:
     """``x`` held between constants; NaN stays NaN."""
-    raised = tirx.Select(x < low, low, x)
-    return tirx.Select(raised > high, high, raised)
+
+    def lowered(raised: Expr) -> Expr:
+        return tirx.Select(raised > high, high, raised)
+
+    # Named: written out, a chain of them would double with every use of its operand.
+    return shared("x", x, lambda x: shared("x", tirx.Select(x < low, low, x), lowered))
+
+
+def relu(x: Expr) -> Expr:
+    """The larger of ``x`` and zero; NaN stays NaN."""
+    return shared("x", x, lambda x: tirx.Select(x < f32(0.0), f32(0.0), x))
 
 
 def shared(name: str, value: Expr, body: Callable[[Expr], Expr]) -> Expr:

@@ -56,7 +56,8 @@ def build(workload: str, template: str, knobs: dict[str, int], target: Target, p
         objects = objects_of(tvm.compile(named, target=target.to_tvm()), target)
     reference = reference_path(path, workload)
     if not reference.exists():
-        _write(reference, result=expected(wanted, given).astype(np.float32))
+        kind = np.int32 if np.issubdtype(given[0].dtype, np.integer) else np.float32
+        _write(reference, result=expected(wanted, given).astype(kind))
     _write(Path(f"{path}.npz"), **{f"a{index}": value for index, value in enumerate(feed)})
     for index, content in enumerate(objects.values()):
         Path(f"{path}.{index}.o").write_bytes(content)

@@ -11,16 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from dlcomp.schedules.cpu.arithmetic import arithmetic_of
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload, to_text
 
 
 def operands(workload: Workload) -> tuple[list[np.ndarray], bool]:
-    """Random float32 operands, the same ones every time, and whether those after the first are constants."""
+    """Random operands, the same ones every time, and whether those after the first are constants."""
     rng = np.random.default_rng(zlib.crc32(to_text(workload).encode()))
 
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape, dtype=np.float32)
 
+    if isinstance(workload, Gemm | Conv2d) and workload.arithmetic != "float32":
+        return _integers(workload, rng), True
     if isinstance(workload, Gemm):
         return [normal(workload.m, workload.k), normal(workload.k, workload.n)], True
     if isinstance(workload, BatchMatmul):
@@ -34,6 +37,18 @@ def operands(workload: Workload) -> tuple[list[np.ndarray], bool]:
     if workload.kind == "depthwise":
         return [image, normal(workload.c, workload.kh, workload.kw, 1)], True
     return [image], True
+
+
+def _integers(workload: Gemm | Conv2d, rng: np.random.Generator) -> list[np.ndarray]:
+    """Any 8-bit data and weights, in the types of the arithmetic."""
+    kinds = arithmetic_of(workload.arithmetic)
+    if isinstance(workload, Gemm):
+        shapes = [(workload.m, workload.k), (workload.k, workload.n)]
+    else:
+        c = workload
+        shapes = [(c.n, c.h, c.w, c.ci * c.groups), (c.co * c.groups, c.kh, c.kw, c.ci)]
+    data = rng.integers(0, 256, shapes[0]).astype(kinds.data)
+    return [data, rng.integers(-128, 128, shapes[1]).astype(kinds.weight)]
 
 
 def expected(workload: Workload, given: list[np.ndarray]) -> np.ndarray:

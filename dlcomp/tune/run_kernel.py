@@ -39,9 +39,10 @@ class Kernel:
         self.library = native.load_objects(objects)
         self.function = self.library["kernel"]
         self.expected = np.load(reference)["result"]
-        # Whatever a kernel does not write stays NaN, and is seen.
-        self.result = aligned_empty(self.expected.shape, np.float32)
-        self.result.fill(np.nan)
+        # Whatever a kernel does not write stays NaN or the least integer, and is seen.
+        kind = self.expected.dtype
+        self.result = aligned_empty(self.expected.shape, kind)
+        self.result.fill(np.nan if kind == np.float32 else np.iinfo(kind).min)
         self.arrays = [self.result]
         self.feed: list[Any] = []
         try:
@@ -66,7 +67,8 @@ class Kernel:
         """
         self.function(*self.feed)
         span = float(np.ptp(self.expected)) or 1.0
-        error = float(np.abs(self.result.reshape(self.expected.shape) - self.expected).max()) / span
+        found = self.result.reshape(self.expected.shape).astype(np.float64)
+        error = float(np.abs(found - self.expected).max()) / span
         if not error <= _TOLERANCE:
             raise Wrong(f"differs from the reference by {error:.2g} of its range")
 

@@ -15,7 +15,8 @@ import numpy as np
 from tvm import te, tirx
 
 from dlcomp.schedules.anchor import Anchor
-from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, dynamic_loop, local, loop, seq, vload
+from dlcomp.schedules.cpu.arithmetic import arithmetic_of, narrowest
+from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, dynamic_loop, local, loop, seq
 from dlcomp.schedules.cpu.tile import (
     bytes_a_cycle,
     call_rows,
@@ -25,7 +26,7 @@ from dlcomp.schedules.cpu.tile import (
     split_evenly,
     tile_cycles,
     tile_shapes,
-    write_back,
+    write_rows,
 )
 from dlcomp.schedules.parallel import parallel_kind
 from dlcomp.schedules.template import Knobs, Template, annotations
@@ -38,7 +39,10 @@ _UNROLLED_CHANNELS = 4
 
 
 class DirectConv2d(Template):
-    """Knobs: ``rows`` (output pixels of a tile), ``width`` (output channels of a tile), ``weights_outer``."""
+    """Knobs: ``rows`` (output pixels of a tile), ``width`` (output channels of a tile), ``weights_outer``.
+
+    Integers are packed to (groups, co/width, kh, kw, ci/group, width * group), as those of a product are.
+    """
 
     name: ClassVar[str] = "conv2d.direct"
 
@@ -49,7 +53,7 @@ class DirectConv2d(Template):
         assert isinstance(workload, Conv2d)
         return [
             {"rows": rows, "width": width, "weights_outer": outer}
-            for rows, width in tile_shapes(target, workload.ow, workload.co)
+            for rows, width in tile_shapes(target, workload.ow, workload.co, narrowest(workload.arithmetic))
             for outer in (0, 1)
         ]
 
@@ -57,10 +61,12 @@ class DirectConv2d(Template):
         assert isinstance(workload, Conv2d)
         wl, width = workload, knobs["width"]
         blocks = wl.groups * -(-wl.co // width)
-        steps = wl.kh * wl.kw * wl.ci
+        # A step takes 32 bits of every row and of every column, whatever the arithmetic.
+        words = wl.ci // arithmetic_of(wl.arithmetic).group
+        steps = wl.kh * wl.kw * words
         panel = steps * width * 4
-        weights, image = blocks * panel, wl.n * wl.h * wl.w * wl.ci * wl.groups * 4
-        lines = wl.kh * wl.w * wl.ci * wl.groups * 4
+        weights, image = blocks * panel, wl.n * wl.h * wl.w * words * wl.groups * 4
+        lines = wl.kh * wl.w * words * wl.groups * 4
         stream = width * 4 / bytes_a_cycle(panel, target)
         a_line = sum(
             max(tile_cycles(size, width, target), stream) * steps + 3 * size * (width / 8) + 20
@@ -74,20 +80,22 @@ class DirectConv2d(Template):
         return wl.n * wl.oh * blocks * a_line + again
 
     def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
-        """(groups*co, kh, kw, ci) to (groups, co/width, kh, kw, ci, width), zeros after the last channel."""
+        """(groups*co, kh, kw, ci) to the packed form, zeros after the last channel."""
         assert isinstance(workload, Conv2d)
-        wl, width = workload, knobs["width"]
-        blocks = -(-wl.co // width)
+        wl, width, group = workload, knobs["width"], arithmetic_of(workload.arithmetic).group
+        blocks, words = -(-wl.co // width), wl.ci // group
         grouped = weight.reshape(wl.groups, wl.co, wl.kh, wl.kw, wl.ci)
         padded = np.zeros((wl.groups, blocks * width, wl.kh, wl.kw, wl.ci), weight.dtype)
         padded[:, : wl.co] = grouped
-        split = padded.reshape(wl.groups, blocks, width, wl.kh, wl.kw, wl.ci)
-        return np.ascontiguousarray(split.transpose(0, 1, 3, 4, 5, 2))
+        split = padded.reshape(wl.groups, blocks, width, wl.kh, wl.kw, words, group)
+        packed = np.ascontiguousarray(split.transpose(0, 1, 3, 4, 5, 2, 6))
+        return packed.reshape(wl.groups, blocks, wl.kh, wl.kw, words, width * group)
 
     def compute(self, workload: Workload, knobs: Knobs, *operands: Any) -> Any:
         assert isinstance(workload, Conv2d)
-        wl, width = workload, knobs["width"]
+        wl, width, arithmetic = workload, knobs["width"], arithmetic_of(workload.arithmetic)
         data, packed = operands
+        group = arithmetic.group
         ky, kx, ci = (te.reduce_axis((0, e), n) for e, n in ((wl.kh, "ky"), (wl.kw, "kx"), (wl.ci, "ci")))
 
         def at(n: Expr, y: Expr, x: Expr, c: Expr) -> Expr:
@@ -95,7 +103,8 @@ class DirectConv2d(Template):
             g, o = (c // wl.co, c % wl.co) if wl.groups > 1 else (0, c)
             inside = te.all(iy >= 0, iy < wl.h, ix >= 0, ix < wl.w)
             pixel = tirx.if_then_else(inside, data[n, iy, ix, g * wl.ci + ci], tirx.const(0, data.dtype))
-            return te.sum(pixel * packed[g, o // width, ky, kx, ci, o % width], axis=[ky, kx, ci])
+            weight = packed[g, o // width, ky, kx, ci // group, o % width * group + ci % group]
+            return te.sum(arithmetic.product(pixel, weight), axis=[ky, kx, ci])
 
         shape = (wl.n, wl.oh, wl.ow, wl.co * wl.groups)
         return te.compute(shape, at, name="conv2d", attrs=annotations(self, workload, knobs))
@@ -125,7 +134,8 @@ class DirectConv2d(Template):
 
 def _line(anchor: Anchor, wl: Conv2d, knobs: Knobs, lanes: int, block: Expr, line: Expr) -> Stmt:
     """One row of output pixels, one block of output channels."""
-    width = knobs["width"]
+    width, arithmetic = knobs["width"], arithmetic_of(wl.arithmetic)
+    words = wl.ci // arithmetic.group
     blocks = -(-wl.co // width)
     tail = wl.co - (blocks - 1) * width
     data, packed = anchor.inputs
@@ -136,7 +146,7 @@ def _line(anchor: Anchor, wl: Conv2d, knobs: Knobs, lanes: int, block: Expr, lin
         return start * wl.sw >= wl.left and (start + size - 1) * wl.sw + (wl.kw - 1) * wl.dw - wl.left < wl.w
 
     def tile(start: Expr, size: int, fixed: int | None) -> Stmt:
-        acc = local("acc", size * width)
+        acc = local("acc", size * width, arithmetic.sums)
 
         def taps(ky: Expr) -> Stmt:
             if fixed is None and wl.dw == 1 and wl.groups == 1:
@@ -158,40 +168,37 @@ def _line(anchor: Anchor, wl: Conv2d, knobs: Knobs, lanes: int, block: Expr, lin
             Written out they would read most pixels twice, and LLVM would keep those in registers that
             the tile needs.
             """
-            return loop("j", wl.kw * wl.ci, lambda j: _step(ky, j // wl.ci, j % wl.ci, range(size)))
+            return loop("j", wl.kw * words, lambda j: _step(ky, j // words, j % words, range(size)))
 
         def _channels(ky: Expr, kx: int, rows: list[int]) -> Stmt:
             def step(ci: Expr) -> Stmt:
                 return _step(ky, const(kx), ci, rows)
 
-            if wl.ci <= _UNROLLED_CHANNELS:
-                return seq([step(const(c)) for c in range(wl.ci)])
-            return loop("ci", wl.ci, step)
+            if words <= _UNROLLED_CHANNELS:
+                return seq([step(const(c)) for c in range(words)])
+            return loop("ci", words, step)
 
         def _step(ky: Expr, kx: Expr, ci: Expr, rows: Iterable[int]) -> Stmt:
             def weight(offset: int, size: int) -> Expr:
-                return vload(packed, [group, column, ky, kx, ci, const(offset)], size)
+                return arithmetic.vector(packed, [group, column, ky, kx, ci, const(offset)], size)
 
             def pixel(r: int) -> Expr:
                 iy = oy * wl.sh + ky * wl.dh - wl.top
                 ix = (start + r) * wl.sw + kx * wl.dw - wl.left
-                return tirx.BufferLoad(data, [n, iy, ix, group * wl.ci + ci])
+                return arithmetic.scalar(data, [n, iy, ix, group * words + ci])
 
-            return multiply_accumulate(acc, rows, width, lanes, weight, pixel)
+            return multiply_accumulate(acc, rows, width, lanes, weight, pixel, arithmetic)
 
         def store(channels: int) -> Stmt:
             first = group * wl.co + column * width
-            return seq(
-                [
-                    write_back(anchor, acc, r, width, channels, lanes, [n, oy, start + r], first)
-                    for r in range(size)
-                ]
+            return write_rows(
+                anchor, acc, size, width, channels, lanes, lambda r: [n, oy, start + r], first
             )
 
         stores = store(width) if blocks > 1 or tail == width else store(tail)
         if blocks > 1 and tail != width:
             stores = tirx.IfThenElse(column == blocks - 1, store(tail), stores)
-        zero = clear(acc, size, width, lanes, tirx.const(0, "float32"))
+        zero = clear(acc, size, width, lanes, arithmetic.zero)
         return seq([alloc(acc), zero, _kernel_rows(wl, oy, taps), stores])
 
     return call_rows(split_evenly(wl.ow, knobs["rows"]), lambda s, z: not inside(s, z), tile)

@@ -14,6 +14,7 @@ import numpy as np
 from tvm import te, tirx
 
 from dlcomp.schedules.anchor import Anchor
+from dlcomp.schedules.cpu.arithmetic import arithmetic_of, narrowest
 from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, local, loop, seq, vload
 from dlcomp.schedules.cpu.tile import (
     bytes_a_cycle,
@@ -22,7 +23,7 @@ from dlcomp.schedules.cpu.tile import (
     multiply_accumulate,
     tile_cycles,
     tile_shapes,
-    write_back,
+    write_rows,
 )
 from dlcomp.schedules.parallel import parallel_kind
 from dlcomp.schedules.template import Knobs, Template, annotations
@@ -31,7 +32,10 @@ from dlcomp.target import Target
 
 
 class PackedGemm(Template):
-    """(..., k) by a constant (k, n) packed to (n/width, k, width).
+    """(..., k) by a constant (k, n) packed to (n/width, k, width), in floats or integers.
+
+    Integers are packed to (n/width, k/group, width * group): the neighbours along k that one instruction
+    takes lie side by side, and k is a multiple of their number.
 
     Knobs: ``rows`` and ``width`` of the register tile; ``chunk``, the row tiles that pass over all
     weights before the next ones do.
@@ -45,9 +49,10 @@ class PackedGemm(Template):
     def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
         assert isinstance(workload, Gemm)
         settings = []
-        for rows, width in tile_shapes(target, workload.m, workload.n):
+        item = np.dtype(arithmetic_of(workload.arithmetic).data).itemsize
+        for rows, width in tile_shapes(target, workload.m, workload.n, narrowest(workload.arithmetic)):
             tiles = -(-workload.m // rows)
-            bytes_per_tile = rows * workload.k * 4
+            bytes_per_tile = rows * workload.k * item
             in_l2 = max(1, target.l2_bytes // 2 // bytes_per_tile)
             settings += [
                 {"rows": rows, "width": width, "chunk": chunk}
@@ -59,37 +64,43 @@ class PackedGemm(Template):
         assert isinstance(workload, Gemm)
         rows, width = knobs["rows"], knobs["width"]
         blocks, tiles = -(-workload.n // width), -(-workload.m // rows)
-        panel = workload.k * width * 4
+        # A step takes 32 bits of every row and of every column, whatever the arithmetic.
+        steps = workload.k // arithmetic_of(workload.arithmetic).group
+        panel = steps * width * 4
         weights = blocks * panel
-        chunk = knobs["chunk"] * rows * workload.k * 4
+        chunk = knobs["chunk"] * rows * steps * 4
         # Within a chunk every tile of rows reads the same panel of weights, which stays in cache ...
         stream = width * 4 / bytes_a_cycle(panel if knobs["chunk"] > 1 else weights, target)
-        stream += colliding(workload.k, rows)
-        a_tile = max(tile_cycles(rows, width, target), stream) * workload.k + 3 * rows * (width / 8) + 20
+        stream += colliding(steps, rows)
+        a_tile = max(tile_cycles(rows, width, target), stream) * steps + 3 * rows * (width / 8) + 20
         # ... and the rows of the chunk are read again for every panel.
-        again = tiles * rows * workload.k * 4 * blocks / bytes_a_cycle(chunk, target)
+        again = tiles * rows * steps * 4 * blocks / bytes_a_cycle(chunk, target)
         # Chunks of one tile pass over the weights in ``stream`` already.
         chunks = -(-tiles // knobs["chunk"]) if knobs["chunk"] > 1 else 0
         return blocks * tiles * a_tile + again + weights * chunks / bytes_a_cycle(weights + chunk, target)
 
     def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
-        """(k, n) to (n/width, k, width), zeros after the last column."""
+        """(k, n) to (n/width, k/group, width * group), zeros after the last column."""
         assert isinstance(workload, Gemm)
-        width = knobs["width"]
+        width, group = knobs["width"], arithmetic_of(workload.arithmetic).group
         blocks = -(-workload.n // width)
         padded = np.zeros((workload.k, blocks * width), weight.dtype)
         padded[:, : workload.n] = weight
-        return np.ascontiguousarray(padded.reshape(workload.k, blocks, width).transpose(1, 0, 2))
+        steps = workload.k // group
+        split = padded.reshape(steps, group, blocks, width).transpose(2, 0, 3, 1)
+        return np.ascontiguousarray(split).reshape(blocks, steps, width * group)
 
     def compute(self, workload: Workload, knobs: Knobs, *operands: Any) -> Any:
         assert isinstance(workload, Gemm)
         data, packed = operands
-        width = knobs["width"]
+        width, arithmetic = knobs["width"], arithmetic_of(workload.arithmetic)
+        group = arithmetic.group
         k = te.reduce_axis((0, workload.k), "k")
 
         def at(*indices: Expr) -> Expr:
             *lead, n = indices
-            return te.sum(data[(*lead, k)] * packed[n // width, k, n % width], axis=[k])
+            weight = packed[n // width, k // group, n % width * group + k % group]
+            return te.sum(arithmetic.product(data[(*lead, k)], weight), axis=[k])
 
         shape = (*data.shape[:-1], workload.n)
         return te.compute(shape, at, name="gemm", attrs=annotations(self, workload, knobs))
@@ -97,7 +108,7 @@ class PackedGemm(Template):
     def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
         assert isinstance(workload, Gemm)
         rows, width, lanes = knobs["rows"], knobs["width"], lanes_of(target)
-        zero = tirx.const(0, "float32")
+        arithmetic = arithmetic_of(workload.arithmetic)
         data, packed = anchor.inputs
         blocks, tiles = -(-workload.n // width), -(-workload.m // rows)
         tail = workload.n - (blocks - 1) * width
@@ -109,7 +120,7 @@ class PackedGemm(Template):
             block = index // per_chunk % blocks
             row_tile = index // (per_chunk * blocks) * per_chunk + index % per_chunk
             first = tirx.min(row_tile * rows, const(workload.m - rows))
-            acc = local("acc", rows * width)
+            acc = local("acc", rows * width, arithmetic.sums)
 
             def step(k: Expr) -> Stmt:
                 return multiply_accumulate(
@@ -117,33 +128,28 @@ class PackedGemm(Template):
                     range(rows),
                     width,
                     lanes,
-                    lambda offset, size: vload(packed, [block, k, const(offset)], size),
-                    lambda r: tirx.BufferLoad(data, [*unflatten(first + r, lead_shape), k]),
+                    lambda offset, size: arithmetic.vector(packed, [block, k, const(offset)], size),
+                    lambda r: arithmetic.scalar(data, [*unflatten(first + r, lead_shape), k]),
+                    arithmetic,
                 )
 
             def store(columns: int) -> Stmt:
-                return seq(
-                    [
-                        write_back(
-                            anchor,
-                            acc,
-                            r,
-                            width,
-                            columns,
-                            lanes,
-                            unflatten(first + r, lead_shape),
-                            block * width,
-                        )
-                        for r in range(rows)
-                    ]
+                return write_rows(
+                    anchor,
+                    acc,
+                    rows,
+                    width,
+                    columns,
+                    lanes,
+                    lambda r: unflatten(first + r, lead_shape),
+                    block * width,
                 )
 
             stores = store(tail) if blocks == 1 else store(width)
             if blocks > 1 and tail != width:
                 stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
-            return seq(
-                [alloc(acc), clear(acc, rows, width, lanes, zero), loop("k", workload.k, step), stores]
-            )
+            zero = clear(acc, rows, width, lanes, arithmetic.zero)
+            return seq([alloc(acc), zero, loop("k", workload.k // arithmetic.group, step), stores])
 
         kind = parallel_kind(workload.flops, target)
         return anchor.schedule_of(loop("task", chunks * blocks * per_chunk, task, kind))
@@ -229,12 +235,18 @@ class DirectBatchMatmul(Template):
                         lambda r: tirx.BufferLoad(left, [*a_batch, first + r, k]),
                     )
 
-                stores = [
-                    write_back(anchor, acc, r, columns, columns, lanes, [*batch, first + r], column)
-                    for r in range(rows)
-                ]
+                stores = write_rows(
+                    anchor,
+                    acc,
+                    rows,
+                    columns,
+                    columns,
+                    lanes,
+                    lambda r: [*batch, first + r],
+                    column,
+                )
                 return seq(
-                    [alloc(acc), clear(acc, rows, columns, lanes, zero), loop("k", workload.k, step), *stores]
+                    [alloc(acc), clear(acc, rows, columns, lanes, zero), loop("k", workload.k, step), stores]
                 )
 
             statements = [loop("block", blocks, lambda b: tile(b * width, width))] if blocks else []

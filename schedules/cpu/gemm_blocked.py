@@ -137,7 +137,13 @@ class BlockedGemm(PackedGemm):
     name: ClassVar[str] = "gemm.blocked"
 
     def accepts(self, workload: Workload, target: Target) -> bool:
-        return isinstance(workload, Gemm) and target.kind == "cpu" and workload.m > 1 and workload.k >= _DEEP
+        return (
+            isinstance(workload, Gemm)
+            and target.kind == "cpu"
+            and workload.arithmetic == "float32"
+            and workload.m > 1
+            and workload.k >= _DEEP
+        )
 
     def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
         assert isinstance(workload, Gemm)

@@ -13,10 +13,13 @@ from typing import Any
 from tvm import tirx
 
 from dlcomp.schedules.anchor import Anchor
-from dlcomp.schedules.cpu.emit import Expr, Stmt, const, loop, seq, splat, vload, vstore
+from dlcomp.schedules.cpu.arithmetic import FLOAT32, Arithmetic
+from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, local, loop, seq, splat, vload, vstore
 from dlcomp.target import Target
 
 # Processors that execute a 512-bit instruction as two halves: there 256 bits take half the time.
+# Operations behind an operator that are written out for every row of its tile: a bias and an activation.
+_SHORT_EPILOGUE = 16
 _HALF_WIDTH_UNITS = frozenset({"znver4"})
 
 
@@ -52,23 +55,25 @@ def multiply_accumulate(
     lanes: int,
     weight: Callable[[int, int], Expr],
     scalar: Callable[[int], Expr],
+    arithmetic: Arithmetic = FLOAT32,
 ) -> Stmt:
     """``acc[row, :] += scalar(row) * weight`` for every row.
 
-    ``weight(offset, size)`` is the vector of ``size`` weights from column ``offset`` of the tile.
+    ``weight(offset, size)`` is what ``size`` columns from column ``offset`` of the tile give to the step.
     """
     statements = []
     held = []
     for offset, size in pieces(width, lanes):
-        var = tirx.Var("w", f"float32x{size}" if size > 1 else "float32")
+        var = tirx.Var("w", arithmetic.vector_type(size))
         statements.append(tirx.Bind(var, weight(offset, size)))
         held.append((offset, size, var))
     for row in rows:
-        one = tirx.Var("a", "float32")
+        one = tirx.Var("a", arithmetic.scalar_type())
         statements.append(tirx.Bind(one, scalar(row)))
         for offset, size, var in held:
             at = [const(row * width + offset)]
-            statements.append(vstore(acc, vload(acc, at, size) + splat(one, size) * var, at, size))
+            total = arithmetic.multiply_add(vload(acc, at, size), one, var, size)
+            statements.append(vstore(acc, total, at, size))
     return seq(statements)
 
 
@@ -102,6 +107,37 @@ def write_back(
     return seq([store(offset, size) for offset, size in pieces(width, lanes)])
 
 
+def write_rows(
+    anchor: Anchor,
+    acc: Expr,
+    rows: int,
+    stride: int,
+    width: int,
+    lanes: int,
+    lead: Callable[[Any], Sequence[Expr]],
+    column: Expr,
+) -> Stmt:
+    """:func:`write_back` of all rows of a tile; ``lead(row)`` is where one goes.
+
+    A short epilogue is written out for every row, on accumulators in registers. Many copies of a long one
+    would take more time to compile than everything else: its accumulators go through memory, and the rows
+    are a loop.
+    """
+    if rows == 1 or anchor.operations <= _SHORT_EPILOGUE:
+        return seq([write_back(anchor, acc, r, stride, width, lanes, lead(r), column) for r in range(rows)])
+    kept = local("kept", rows * stride, str(acc.dtype))
+    moves = [
+        vstore(kept, vload(acc, [const(at)], size), [const(at)], size)
+        for r in range(rows)
+        for at, size in ((r * stride + offset, size) for offset, size in pieces(width, lanes))
+    ]
+
+    def one(row: Expr) -> Stmt:
+        return write_back(anchor, kept, row, stride, width, lanes, lead(row), column)
+
+    return seq([alloc(kept), *moves, loop("r", rows, one)])
+
+
 def split_evenly(extent: int, most: int) -> list[tuple[int, int]]:
     """``extent`` cut into the fewest pieces of at most ``most``, as equal as possible: (start, size).
 
@@ -119,14 +155,16 @@ def lanes_of(target: Target) -> int:
     return max(1, target.vector_bits // 32)
 
 
-def tile_shapes(target: Target, rows: int, columns: int) -> list[tuple[int, int]]:
+def tile_shapes(target: Target, rows: int, columns: int, multiple: int = 1) -> list[tuple[int, int]]:
     """(rows, width) of register tiles that fit: accumulators, one row of weights, one broadcast.
+
+    Widths are multiples of ``multiple``.
 
     Widths go by half vectors, so that 24 columns need not be computed as 32; LLVM broadcasts a scalar
     for both sizes then. Two registers are kept free: without them LLVM spills on 16-register machines.
     """
     lanes = lanes_of(target)
-    half = max(1, lanes // 2)
+    half = max(1, lanes // 2, multiple)
     most_columns = -(-columns // half) * half
     shapes = []
     for width in sorted({half * n for n in (*range(1, 9), 12, 16, 32, 48)}):

@@ -34,7 +34,7 @@ from dlcomp.schedules.cpu.tile import (
     lanes_of,
     pieces,
     split_evenly,
-    write_back,
+    write_rows,
 )
 from dlcomp.schedules.parallel import parallel_kind
 from dlcomp.schedules.template import Knobs, Template, annotations
@@ -196,11 +196,9 @@ def _tile(anchor: Anchor, wl: Window2d, pixels: _Pixels, channel: Expr, width: i
         for r in range(size):
             count = _covered(wl, oy, None if fixed is None else fixed + r)
             scale += [_divide(acc, r * width + offset, lanes, count) for offset, lanes in parts]
-    stores = [
-        write_back(anchor, acc, r, width, width, most, [n, oy, start + r], channel) for r in range(size)
-    ]
+    stores = write_rows(anchor, acc, size, width, width, most, lambda r: [n, oy, start + r], channel)
     body = dynamic_loop("ky", first, tirx.max(const(0), last - first), taps)
-    return seq([alloc(acc), fill, body, *scale, *stores])
+    return seq([alloc(acc), fill, body, *scale, stores])
 
 
 def column(

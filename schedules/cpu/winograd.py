@@ -61,6 +61,7 @@ class WinogradConv2d(Template):
         return (
             isinstance(workload, Conv2d)
             and target.kind == "cpu"
+            and workload.arithmetic == "float32"
             and (workload.kh, workload.kw) == (_TAPS, _TAPS)
             and (workload.sh, workload.sw, workload.dh, workload.dw) == (1, 1, 1, 1)
             and workload.groups == 1

@@ -33,7 +33,7 @@ def prepared(
     for operand in operands[1:]:
         packed = chosen.pack(workload, knobs, operand) if constant else operand
         given += packed if isinstance(packed, tuple) else [packed]
-    tensors = [te.placeholder(value.shape, "float32") for value in given]
+    tensors = [te.placeholder(value.shape, str(value.dtype)) for value in given]
     function = te.create_prim_func([*tensors, chosen.compute(workload, knobs, *tensors)])
     scheduled = schedule(function, target)
     assert scheduled.label.startswith(name)
@@ -49,11 +49,13 @@ def run(
     target: str = "host",
     constant: bool = True,
 ) -> np.ndarray:
-    """The float32 result of ``shape``."""
+    """The result of ``shape``: float32, and int32 for integers."""
     resolved = Target.parse(target)
     module, given = prepared(name, workload, knobs, operands, resolved, constant)
     built = tvm.tirx.build(module, target=resolved.to_tvm())
     # Whatever a kernel does not write is seen.
-    result = tvm.runtime.tensor(np.full(shape, np.nan, "float32"))
+    whole = np.issubdtype(operands[0].dtype, np.integer)
+    unset = np.full(shape, np.iinfo("int32").min, "int32") if whole else np.full(shape, np.nan, "float32")
+    result = tvm.runtime.tensor(unset)
     built["main"](*(tvm.runtime.tensor(value) for value in given), result)
     return result.numpy()

@@ -28,6 +28,11 @@ def number(value: float, like: Expr) -> Expr:
     return relax.const(value, dtype_of(like))
 
 
+def constant(value: np.ndarray) -> Expr:
+    """A constant in the type of ``value``, which ``relax.const`` alone would narrow to 32 bits."""
+    return relax.const(value, str(value.dtype))
+
+
 def constant_of(expr: Expr) -> np.ndarray | None:
     """The value of a constant, or None."""
     return np.asarray(expr.value.numpy()) if hasattr(expr, "value") and hasattr(expr.value, "numpy") else None

@@ -1,8 +1,9 @@
 """Integer operators of ONNX, exactly as it defines them: wide accumulators, then one rounding to even.
 
-Operands become numbers less their zero points; products and sums of those are exact. They are float32 where
-the weights prove that no sum can leave the 24 bits that float32 holds exactly: its kernels are faster than
-those of 32-bit integers. Otherwise they are int32.
+Products with stored weights take the 8-bit data as they are: what the zero point of the data adds to a sum
+is a constant for each column, and is taken off behind. Everywhere else operands become numbers less their
+zero points; those are float32 where the weights prove that no sum can leave the 24 bits that float32 holds
+exactly (its kernels are faster than those of 32-bit integers), and otherwise int32.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from dlcomp.frontend.ops.arithmetic import constant_of, dtype_of, shape_of
+from dlcomp.frontend.ops.arithmetic import constant, constant_of, dtype_of, shape_of
+from dlcomp.frontend.symbolic import is_open
 
+_BYTES = ("uint8", "int8")
 # Whole numbers up to here are exact in float32, and so is every sum of them that stays below.
 _EXACT = 1 << 24
 
@@ -44,9 +47,9 @@ def _accumulator(x: Any, x_zero: Any, w: Any, w_zero: Any, reduced: tuple[int, .
 def _along(value: Any, axis: int | None, rank: int, cast: str = "") -> Any:
     """``value`` (a tensor of one element, or of one for each place of ``axis``) so that it broadcasts."""
     dims = shape_of(value)
+    count = int(np.prod(dims))
     if cast:
         value = relax.op.astype(value, cast)
-    count = int(np.prod(dims))
     if count == 1:
         return relax.op.reshape(value, [1] * rank) if rank else value
     if len(dims) != 1 or axis is None:
@@ -63,8 +66,36 @@ def _requantized(total: Any, scale: Any, zero: Any, axis: int | None, rank: int)
     return relax.op.astype(relax.op.clip(value, float(info.min), float(info.max)), kind)
 
 
+def _stored_weight(x: Any, w: Any, w_zero: Any, axis: int) -> np.ndarray | None:
+    """A constant of 8 bits less its zero points, as int8 or int16; None if it, or the data, is not such."""
+    weight = constant_of(w)
+    zero = np.zeros(1, np.int64) if w_zero is None else constant_of(w_zero)
+    if weight is None or zero is None or dtype_of(x) not in _BYTES or weight.dtype.itemsize != 1:
+        return None
+    if zero.size not in (1, weight.shape[axis]) or zero.ndim > 1 or weight.size == 0:
+        return None
+    places = [zero.size if d == axis % weight.ndim else 1 for d in range(weight.ndim)]
+    centred = weight.astype(np.int16) - zero.astype(np.int16).reshape(places)
+    fits = centred.min() >= -128 and centred.max() <= 127
+    return centred.astype(np.int8) if fits else centred
+
+
+def _without_zero(total: Any, zero: Any, zero_axis: int | None, rank: int, sums: np.ndarray) -> Any:
+    """``total``, of ``rank``, less what the zero point of the data adds; ``sums`` of weights broadcast to it."""
+    known = np.zeros(1, np.int64) if zero is None else constant_of(zero)
+    if known is not None and not known.any():
+        return total
+    added = relax.op.multiply(_along(zero, zero_axis, rank, "int32"), relax.const(sums.astype(np.int32)))
+    return relax.op.subtract(total, added)
+
+
 def _product(a: Any, a_zero: Any, b: Any, b_zero: Any) -> Any:
     kind = "int32"
+    if len(shape_of(a)) >= 2 and len(shape_of(b)) == 2:
+        weight = _stored_weight(a, b, b_zero, -1)
+        if weight is not None:
+            total = relax.op.matmul(a, constant(weight), out_dtype="int32")
+            return _without_zero(total, a_zero, -2, len(shape_of(a)), weight.sum(axis=0, dtype=np.int64))
     if len(shape_of(b)) >= 2:
         kind = _accumulator(a, a_zero, b, b_zero, (-2,), -1)
     return relax.op.matmul(_centred(a, a_zero, -2, kind), _centred(b, b_zero, -1, kind), out_dtype=kind)
@@ -87,11 +118,9 @@ def _q_linear_mat_mul(inputs: Any, attrs: dict[str, Any]) -> Any:
 
 
 def _convolution(x: Any, x_zero: Any, w: Any, w_zero: Any, attrs: dict[str, Any]) -> Any:
-    """A convolution of centred operands: what it pads with is the zero point."""
+    """A convolution of numbers less their zero points: what it pads with is the zero point."""
     dims, kernel = shape_of(x), shape_of(w)[2:]
     rank = len(kernel)
-    kind = _accumulator(x, x_zero, w, w_zero, tuple(range(1, 2 + rank)), 0)
-    x, w = _centred(x, x_zero, None, kind), _centred(w, w_zero, 0, kind)
     strides = [int(v) for v in attrs.get("strides", [1] * rank)]
     dilations = [int(v) for v in attrs.get("dilations", [1] * rank)]
     pads = [int(v) for v in attrs.get("pads", [0] * (2 * rank))]
@@ -108,6 +137,22 @@ def _convolution(x: Any, x_zero: Any, w: Any, w_zero: Any, attrs: dict[str, Any]
         raise ValueError(f"integer convolutions over {rank} dimensions are not supported")
     op = relax.op.nn.conv2d if rank == 2 else relax.op.nn.conv1d
     groups = int(attrs.get("group", 1))
+    weight = _stored_weight(x, w, w_zero, 0)
+    filling = np.zeros(1) if x_zero is None else constant_of(x_zero)
+    # Depthwise convolutions, and groups of few channels, have no neighbours along the reduction to take.
+    joined = groups == 1 or shape_of(w)[1] % 4 == 0
+    if weight is not None and joined and not is_open(dims) and (filling is not None or not any(pads)):
+        if any(pads):
+            assert filling is not None
+            widths = [0, 0, 0, 0, *(p for d in range(rank) for p in (pads[d], pads[d + rank]))]
+            x = relax.op.nn.pad(x, widths, pad_value=float(filling.reshape(-1)[0]))
+        total = op(
+            x, constant(weight), strides=strides, dilation=dilations, groups=groups, out_dtype="int32"
+        )
+        sums = weight.sum(axis=tuple(range(1, 2 + rank)), dtype=np.int64).reshape(-1, *[1] * rank)
+        return _without_zero(total, x_zero, None, 2 + rank, sums)
+    kind = _accumulator(x, x_zero, w, w_zero, tuple(range(1, 2 + rank)), 0)
+    x, w = _centred(x, x_zero, None, kind), _centred(w, w_zero, 0, kind)
     return op(x, w, strides=strides, padding=pads, dilation=dilations, groups=groups, out_dtype=kind)
 
 
@@ -129,9 +174,64 @@ def _q_linear_conv(inputs: Any, attrs: dict[str, Any]) -> Any:
     return _requantized(total, relax.op.divide(relax.op.multiply(given, weight), out), y_zero, 1, rank)
 
 
+def _quantize(inputs: Any, attrs: dict[str, Any]) -> Any:
+    """Steps written out, so that they fuse with what is before and behind, in any order of dimensions."""
+    x, scale = inputs[0], inputs[1]
+    zero = inputs[2] if len(inputs) > 2 else None
+    kind = dtype_of(zero) if zero is not None else "uint8"
+    if dtype_of(x) != "float32" or not _plain(scale, zero, kind, attrs) or attrs.get("output_dtype"):
+        return None
+    rank, axis = len(shape_of(x)), int(attrs.get("axis", 1))
+    info = np.iinfo(kind)
+    value = relax.op.round(_divided(x, scale, axis, rank))
+    if zero is not None and not _is_zero(zero):
+        value = relax.op.add(value, _along(zero, axis, rank, "float32"))
+    return relax.op.astype(relax.op.clip(value, float(info.min), float(info.max)), kind)
+
+
+def _divided(x: Any, scale: Any, axis: int, rank: int) -> Any:
+    known = constant_of(scale)
+    if known is None or not (np.frexp(known)[0] == 0.5).all():
+        return relax.op.divide(x, _along(scale, axis, rank))
+    # The reciprocal of a power of two is exact.
+    inverse = relax.const(np.float32(1) / known)
+    return x if (known == 1).all() else relax.op.multiply(x, _along(inverse, axis, rank))
+
+
+def _dequantize(inputs: Any, attrs: dict[str, Any]) -> Any:
+    x, scale = inputs[0], inputs[1]
+    zero = inputs[2] if len(inputs) > 2 else None
+    if not _plain(scale, zero, dtype_of(x), attrs):
+        return None
+    rank, axis = len(shape_of(x)), int(attrs.get("axis", 1))
+    value = relax.op.astype(x, "float32")
+    if zero is not None and not _is_zero(zero):
+        value = relax.op.subtract(value, _along(zero, axis, rank, "float32"))
+    return relax.op.multiply(value, _along(scale, axis, rank))
+
+
+def _plain(scale: Any, zero: Any, kind: str, attrs: dict[str, Any]) -> bool:
+    """One float32 scale, or one for each place of an axis, for integers whose differences float32 holds.
+
+    Zero points of 32 bits are left to TVM, but if they are zero.
+    """
+    if kind not in (*_BYTES, "uint16", "int16", "int32") or dtype_of(scale) != "float32":
+        return False
+    if attrs.get("block_size") or len(shape_of(scale)) > 1 or is_open(shape_of(scale)):
+        return False
+    return kind != "int32" or zero is None or _is_zero(zero)
+
+
+def _is_zero(zero: Any) -> bool:
+    known = constant_of(zero)
+    return known is not None and not known.any()
+
+
 CONVERTERS: Mapping[str, Any] = {
     "ConvInteger": _conv_integer,
+    "DequantizeLinear": _dequantize,
     "MatMulInteger": _mat_mul_integer,
     "QLinearConv": _q_linear_conv,
     "QLinearMatMul": _q_linear_mat_mul,
+    "QuantizeLinear": _quantize,
 }
