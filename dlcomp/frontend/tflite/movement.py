@@ -97,8 +97,7 @@ def _pad_v2(call: Call) -> Tensor:
 
 
 def _mirror_pad(call: Call) -> Tensor:
-    """REFLECT leaves the edge out; SYMMETRIC repeats it: one more on every side, of which ONNX's reflection
-    of two parts is made."""
+    """REFLECT leaves the edge out; SYMMETRIC repeats it, which ONNX's Pad cannot: the places are gathered."""
     b, x = call.b, call.arg(0)
     if call.options.whole("Mode") == 0:
         return b.op("Pad", [x, _widths(call)], mode="reflect")
