@@ -19,6 +19,7 @@ import onnx
 
 from dlcomp.frontend.fold import replace_nodes
 from dlcomp.frontend.inference import inferred
+from dlcomp.frontend.simplify import drop_unread
 from dlcomp.frontend.stored import array_of
 from dlcomp.frontend.writer import Writer, attributes_of
 
@@ -36,6 +37,7 @@ def on_integers(network: onnx.ModelProto) -> onnx.ModelProto:
     graph = result.graph
     replace_nodes(graph, list(rewriter.nodes()))
     graph.initializer.extend(rewriter.initializers)
+    drop_unread(graph)
     return result
 
 

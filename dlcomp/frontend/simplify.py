@@ -45,7 +45,7 @@ def simplify(network: onnx.ModelProto) -> onnx.ModelProto:
         plain = normalise(inline_bodies(without_sequences(normalise(written))))
         fold(plain)
     fold_batch_norm(plain)
-    _drop_unread(plain.graph)
+    drop_unread(plain.graph)
     return plain
 
 
@@ -76,7 +76,7 @@ def normalise(network: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def _drop_unread(graph: onnx.GraphProto) -> None:
+def drop_unread(graph: onnx.GraphProto) -> None:
     """Remove the nodes and constants that no output depends on; operators there need no converter."""
     read = {value.name for value in graph.output}
     kept = []

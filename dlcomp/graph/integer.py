@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx, topi
 
-from dlcomp.graph.walk import array_of, dtype_of, shape_of
+from dlcomp.graph.legalize import default
+from dlcomp.graph.walk import array_of, dtype_of, op_name, shape_of
 from dlcomp.schedules.cpu.arithmetic import arithmetic_of, integer_arithmetic
 from dlcomp.target import Target
 
 Expr = Any
+# To be fused with nothing (TVM's kOpaque).
+_ALONE = {"op_pattern": 8}
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,33 @@ def integers(
             topi.nn.pad, data, none, after, tirx.const(0, kinds.data), primfunc_name_hint="pad"
         )
     return Integers(data, weight.astype(kinds.weight), name, offset)
+
+
+def copied(bb: relax.BlockBuilder, call: Any) -> Any:
+    """``concat`` and ``pad``: of bytes as kernels of their own, which nothing is computed in.
+
+    What is fused into them is computed behind a choice for every element, and for each of their readers.
+    """
+    if dtype_of(call) not in ("uint8", "int8"):
+        return default(bb, call)
+    if op_name(call) == "relax.concat":
+        operands, axis = list(call.args[0].fields), int(call.attrs.axis)
+        return bb.call_te(
+            lambda *parts: topi.concatenate(parts, axis),
+            *operands,
+            primfunc_name_hint="concat",
+            primfunc_attrs=_ALONE,
+        )
+    if str(call.attrs.pad_mode) != "constant":
+        return default(bb, call)
+    widths = [int(width) for width in call.attrs.pad_width]
+    filling = tirx.const(int(call.attrs.pad_value), dtype_of(call))
+    return bb.call_te(
+        lambda x: topi.nn.pad(x, widths[::2], widths[1::2], filling),
+        call.args[0],
+        primfunc_name_hint="pad",
+        primfunc_attrs=_ALONE,
+    )
 
 
 def _unsigned(x: Any) -> Any:

@@ -15,10 +15,10 @@ import numpy as np
 from tvm import IRModule, relax, tirx, topi
 
 from dlcomp.frontend.symbolic import is_open, product
-from dlcomp.graph.integer import Integers, integers, is_integer
+from dlcomp.graph.integer import Integers, copied, integers, is_integer
 from dlcomp.graph.legalize import ELEMENTWISE, default, is_f32
 from dlcomp.graph.patterns import annotated
-from dlcomp.graph.saturate import saturating
+from dlcomp.graph.quantized import exact_steps
 from dlcomp.graph.walk import array_of, constant, dtype_of, shape_of
 from dlcomp.schedules import Records, select
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
@@ -46,11 +46,13 @@ def lower(
     table = {f"relax.{name}": function for name, function in ELEMENTWISE.items()}
     table |= {
         "relax.nn.conv2d": lambda bb, call: _conv2d(bb, call, target, choose),
+        "relax.concat": copied,
+        "relax.nn.pad": copied,
         "relax.matmul": lambda bb, call: _matmul(bb, call, target, choose),
         "relax.nn.max_pool2d": lambda bb, call: _pool2d(bb, call, choose),
         "relax.nn.avg_pool2d": lambda bb, call: _pool2d(bb, call, choose),
     }
-    module = saturating(module)
+    module = exact_steps(module)
     with target.to_tvm():
         # TopK, CumSum and the like, which have no legalization.
         module = relax.backend.DispatchSortScan()(module)

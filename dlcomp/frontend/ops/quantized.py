@@ -91,7 +91,7 @@ def _without_zero(total: Any, zero: Any, zero_axis: int | None, rank: int, sums:
 
 def _product(a: Any, a_zero: Any, b: Any, b_zero: Any) -> Any:
     kind = "int32"
-    if len(shape_of(a)) >= 2 and len(shape_of(b)) == 2:
+    if len(shape_of(a)) >= 2 and len(shape_of(b)) == 2 and not is_open(shape_of(a)):
         weight = _stored_weight(a, b, b_zero, -1)
         if weight is not None:
             total = relax.op.matmul(a, constant(weight), out_dtype="int32")
