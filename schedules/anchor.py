@@ -14,6 +14,7 @@ from typing import Any
 from tvm import IRModule, s_tir, tirx
 from tvm.ir.expr import TensorLoad
 
+from dlcomp.frontend.symbolic import dim_of, surely_equal
 from dlcomp.schedules.rewrite import UnknownExpression, loads, rewrite, same_index
 from dlcomp.schedules.workload import ANNOTATION, KNOBS
 
@@ -98,6 +99,11 @@ def find(func: Any) -> Anchor | None:
         return None
     if not all(
         same_index(indices, last.iter_vars) for indices in [store.indices, *(r.indices for r in reads)]
+    ):
+        return None
+    # Padding behind, or a cut from the first place on, reads at the same indices too.
+    if not all(
+        surely_equal(dim_of(a), dim_of(b)) for a, b in zip(store.buffer.shape, result.shape, strict=True)
     ):
         return None
 

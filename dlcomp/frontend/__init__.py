@@ -1,4 +1,4 @@
-"""From an ONNX file to a :class:`dlcomp.model.Model`: read, check, bind shapes, simplify, import."""
+"""From a file to a :class:`dlcomp.model.Model`: read, check, bind shapes, simplify, import."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
     from dlcomp.model import Model
 
@@ -16,7 +17,7 @@ __all__ = ["load"]
 
 
 def load(
-    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto | torch.export.ExportedProgram,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     *,
     values: Mapping[str, Any] | str | os.PathLike[str] | None = None,
@@ -25,9 +26,10 @@ def load(
 
     Parameters
     ----------
-    source : path, bytes or onnx.ModelProto
-        The network: ONNX, or the text of a Relay module. A proto is not changed. External data is read from
-        the file's folder, so a network that has some must be given as a path.
+    source : path, bytes, onnx.ModelProto or torch.export.ExportedProgram
+        The network: ONNX, a ``.tflite`` file (with the extra ``tflite``), a program that PyTorch exported or
+        its ``.pt2`` file (with the extra ``torch``), or the text of a Relay module. A proto is not changed.
+        External data is read from the file's folder, so a network that has some must be given as a path.
     shapes : mapping of str to sequence of int or str, optional
         The shapes of inputs, by name. A dimension that the file leaves symbolic and nobody gives a size stays
         open, as does one given as a name: the artifact then runs any size, and slower than one for this size.
@@ -48,7 +50,9 @@ def load(
     UsageError
         No such file, an unknown input name, a wrong, contradicting or missing shape.
     ModelError
-        Not an ONNX network, a broken one, or one with something that is not supported.
+        Not a network, a broken one, or one with something that is not supported.
+    ToolMissing
+        The format needs a package that is not installed; the hint names the extra.
     """
     from dlcomp.frontend.check import check_network, infer
     from dlcomp.frontend.node_checks import check_nodes

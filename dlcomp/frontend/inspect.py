@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -23,6 +23,9 @@ from dlcomp.frontend.simplify import simplify
 from dlcomp.frontend.text import has_text, split
 from dlcomp.frontend.values import fix, values_of
 from dlcomp.model import TensorSpec
+
+if TYPE_CHECKING:
+    import torch
 
 # Constants of these types are shapes, axes and flags, not weights.
 _NOT_WEIGHTS = frozenset(
@@ -65,7 +68,7 @@ class Inspection:
 
 
 def inspect(
-    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto | torch.export.ExportedProgram,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     values: Mapping[str, Any] | str | os.PathLike[str] | None = None,
 ) -> Inspection:

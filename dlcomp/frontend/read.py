@@ -1,4 +1,4 @@
-"""Bytes on disk to an ONNX protobuf message, with its external data inside.
+"""Bytes on disk to an ONNX protobuf message, with its external data inside; other formats are translated.
 
 Everything that is wrong with the *file* is said here; what is wrong with the network is said by
 ``check.py``.
@@ -14,8 +14,12 @@ from typing import Any
 import onnx
 
 from dlcomp.errors import ModelError, UsageError
+from dlcomp.frontend.exported import is_exported
+from dlcomp.frontend.exported import to_onnx as from_exported
 from dlcomp.frontend.relay import is_relay
 from dlcomp.frontend.stored import MESSAGE_BYTES, is_mapped, map_to
+from dlcomp.frontend.tflite import is_tflite
+from dlcomp.frontend.tflite import to_onnx as from_tflite
 
 _LIMIT_BYTES = 2**31 - 1
 # Of a network with too much for one message, tensors from this size on stay in their files.
@@ -23,7 +27,7 @@ _LARGE_BYTES = 1 << 16
 
 
 def read(
-    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    source: Any,
     values: Mapping[str, Any] | None = None,
     shapes: Mapping[str, Any] | None = None,
 ) -> tuple[onnx.ModelProto, str]:
@@ -37,7 +41,10 @@ def read(
     UsageError
         ``source`` is no existing file.
     ModelError
-        It is neither ONNX nor Relay text, it is damaged, or its external data is missing or out of bounds.
+        It is neither ONNX nor another format that is read, it is damaged, or its external data is missing or
+        out of bounds.
+    ToolMissing
+        The format needs a package that is not installed.
     """
     if isinstance(source, onnx.ModelProto):
         network = onnx.ModelProto()
@@ -45,23 +52,41 @@ def read(
         name, folder = network.graph.name or "model", None
     elif isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
-        network = _relay(data, "main", values, shapes) if is_relay(data) else parse(data, "<bytes>")
+        network = _translated(data, "main", "", values, shapes) or parse(data, "<bytes>")
         name, folder = network.graph.name or "model", None
     elif isinstance(source, str | os.PathLike):
         path = Path(source)
         data = _read_file(path)
-        relay = path.suffix == ".relay" or is_relay(data)
-        network = _relay(data, path.stem, values, shapes) if relay else parse(data, str(path))
+        network = _translated(data, path.stem, path.suffix, values, shapes) or parse(data, str(path))
         name, folder = path.stem, path.parent
+    elif is_exported(source):
+        network, name, folder = from_exported(source, "model"), "model", None
     else:
         raise UsageError(
             f"cannot load a model from {type(source).__name__}",
-            hint="pass a path, the file's bytes, or an onnx.ModelProto",
+            hint="pass a path, the file's bytes, an onnx.ModelProto, or a torch.export.ExportedProgram",
         )
     if not network.HasField("graph"):
         raise ModelError("the ONNX message holds no graph", where=name, hint="the file is incomplete")
     _load_external_data(network, folder, name)
     return network, name
+
+
+def _translated(
+    data: bytes,
+    name: str,
+    suffix: str,
+    values: Mapping[str, Any] | None,
+    shapes: Mapping[str, Any] | None,
+) -> onnx.ModelProto | None:
+    """The network of a file in another format; None for ONNX's own."""
+    if suffix == ".relay" or is_relay(data):
+        return _relay(data, name, values, shapes)
+    if suffix == ".tflite" or is_tflite(data):
+        return from_tflite(data, name)
+    if suffix == ".pt2":
+        return from_exported(data, name)
+    return None
 
 
 def _relay(

@@ -17,6 +17,7 @@ from tvm import IRModule, relax, tirx, topi
 from dlcomp.frontend.symbolic import is_open, product
 from dlcomp.graph.integer import Integers, copied, integers, is_integer
 from dlcomp.graph.legalize import ELEMENTWISE, default, is_f32
+from dlcomp.graph.patterns import annotated
 from dlcomp.graph.quantized import exact_steps
 from dlcomp.graph.walk import array_of, constant, dtype_of, shape_of
 from dlcomp.schedules import Records, select
@@ -57,7 +58,7 @@ def lower(
         module = relax.backend.DispatchSortScan()(module)
     for step in (
         relax.transform.LegalizeOps(table, enable_warning=False),
-        relax.transform.AnnotateTIROpPattern(),
+        annotated,
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(["main"]),

@@ -113,3 +113,14 @@ def test_result_that_is_broadcast(anchor: Anchor) -> None:
         net.op("Pow", net.op("Abs", make()), net.op("Abs", larger)),
     )
     check(net)
+
+
+@pytest.mark.parametrize("anchor", ANCHORS)
+def test_result_that_is_padded_behind_or_cut(anchor: Anchor) -> None:
+    """Read where it is written, but not everywhere or not only there: no epilogue."""
+    net, make, shape = _anchored(anchor)
+    for axis in range(1, len(shape)):
+        behind = [2 if place == len(shape) + axis else 0 for place in range(2 * len(shape))]
+        net.output(net.op("Pad", make(), net.ints(*behind)))
+        net.output(net.op("Slice", make(), net.ints(0), net.ints(shape[axis] - 1), net.ints(axis)))
+    check(net)

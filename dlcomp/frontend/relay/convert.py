@@ -14,9 +14,9 @@ import onnx
 from onnx import helper
 
 from dlcomp.errors import ModelError
+from dlcomp.frontend.builder import OPSET, Builder, Tensor
 from dlcomp.frontend.relay import PRODUCER, syntax
 from dlcomp.frontend.relay.attributes import Attributes
-from dlcomp.frontend.relay.builder import OPSET, Builder, Tensor
 from dlcomp.frontend.relay.operators import OPERATORS, PLAIN
 from dlcomp.frontend.relay.parse import DEEP
 from dlcomp.frontend.values import Stored

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from dlcomp.frontend.builder import Builder, Tensor
 from dlcomp.frontend.relay.attributes import Attributes
-from dlcomp.frontend.relay.builder import Builder, Tensor
 
 # Same operands, same meaning, no attributes.
 PLAIN: Mapping[str, str] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from dlcomp.frontend.relay.builder import Builder, Tensor
+from dlcomp.frontend.builder import Builder, Tensor
 
 
 def plain(rank: int) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dlcomp.frontend.builder import Builder, Tensor
 from dlcomp.frontend.relay.attributes import Attributes
-from dlcomp.frontend.relay.builder import Builder, Tensor
 
 _BYTES = ("int8", "uint8")
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from dlcomp.frontend.builder import Builder, Tensor, axis_of
 from dlcomp.frontend.relay.attributes import Attributes
-from dlcomp.frontend.relay.builder import Builder, Tensor, axis_of
 from dlcomp.frontend.relay.layouts import to_layout
 
 _ENDLESS, _MOST_PARTS = 2**31 - 1, 2**16

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from dlcomp.frontend.builder import Builder, Tensor, axis_of
 from dlcomp.frontend.relay.attributes import Attributes
-from dlcomp.frontend.relay.builder import Builder, Tensor, axis_of
 
 
 def _gamma_beta(b: Builder, gamma: Tensor, beta: Tensor, attrs: Attributes) -> tuple[Tensor, Tensor]:

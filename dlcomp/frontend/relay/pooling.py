@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from dlcomp.frontend.builder import Builder, Tensor
 from dlcomp.frontend.relay.attributes import Attributes
-from dlcomp.frontend.relay.builder import Builder, Tensor
 from dlcomp.frontend.relay.layouts import plain, to_layout
 
 # One node for each shift, and one count for each pixel.

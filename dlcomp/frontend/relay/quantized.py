@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from dlcomp.frontend.builder import Builder, Tensor, axis_of
 from dlcomp.frontend.relay.attributes import Attributes
-from dlcomp.frontend.relay.builder import Builder, Tensor, axis_of
 from dlcomp.frontend.relay.convolution import convolve
 from dlcomp.frontend.relay.elementwise import half_away
 from dlcomp.frontend.relay.linear import turned

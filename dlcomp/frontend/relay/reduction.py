@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from dlcomp.frontend.builder import Builder, Tensor, axis_of
 from dlcomp.frontend.relay.attributes import Attributes
-from dlcomp.frontend.relay.builder import Builder, Tensor, axis_of
 
 
 def _axes(x: Tensor, attrs: Attributes) -> list[int]:

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from dlcomp.frontend.relay.builder import Builder, Tensor
+from dlcomp.frontend.builder import Builder, Tensor
 from dlcomp.frontend.relay.elementwise import half_away
 
 # A product of 32 by 31 bits, shifted further, is zero.

@@ -14,7 +14,7 @@ from topi_reference import compute
 
 import dlcomp
 from dlcomp.errors import ModelError
-from dlcomp.frontend.relay.builder import Builder
+from dlcomp.frontend.builder import Builder
 from dlcomp.frontend.relay.layouts import to_layout
 
 RNG = np.random.default_rng(7)

@@ -1,7 +1,7 @@
 """ONNX nodes written one by one, each result's shape and type known at once.
 
 What follows from constants alone is computed here, as TVM's own importers relied on: scales are often
-products of scales.
+products of scales. Networks of other formats (Relay text, TFLite) are written with it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 
 OPSET = 18
 Dims = tuple[int, ...]
+OPEN = -1
 # Elements: more than this is not computed at load, and never more than that is made.
 _FOLDED, _MOST = 2**14, 2**31 - 1
 
@@ -40,7 +41,18 @@ class Tensor:
 
 
 class Builder:
-    """The graph so far."""
+    """The graph so far.
+
+    Attributes
+    ----------
+    takes_open : bool
+        Whether a dimension may be ``OPEN``, of a size that is known when the network runs.
+    kept : frozenset of str
+        Operators that stay in the network where their operands are constants.
+    """
+
+    takes_open = False
+    kept: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -49,7 +61,7 @@ class Builder:
         self.arrays: dict[str, np.ndarray] = {}
 
     def input(self, name: str, shape: Dims, dtype: str) -> Tensor:
-        _require_size(shape)
+        self._require_size(shape)
         self.inputs.append(helper.make_tensor_value_info(name, _kind(dtype), shape))
         return Tensor(name, shape, dtype)
 
@@ -86,7 +98,7 @@ class Builder:
         node = helper.make_node(kind, given, names, name=names[0], **attributes)
         present = [x for x in operands if x is not None]
         results = self._inferred(node, present)
-        if all(x.name in self.arrays for x in present):
+        if kind not in self.kept and all(x.name in self.arrays for x in present):
             size = sum(math.prod(x.shape) for x in (*present, *results))
             computed = self._computed(node, present, results) if size <= _FOLDED else None
             if computed is not None:
@@ -95,7 +107,7 @@ class Builder:
         return results
 
     def _inferred(self, node: onnx.NodeProto, operands: Sequence[Tensor]) -> list[Tensor]:
-        types = {x.name: helper.make_tensor_type_proto(_kind(x.dtype), x.shape) for x in operands}
+        types = {x.name: helper.make_tensor_type_proto(_kind(x.dtype), _open_as_none(x)) for x in operands}
         data = {
             x.name: numpy_helper.from_array(self.arrays[x.name], x.name)
             for x in operands
@@ -110,10 +122,12 @@ class Builder:
         results = []
         for name in node.output:
             tensor = found[name].tensor_type if name in found else onnx.TypeProto.Tensor()
-            if not tensor.HasField("shape") or any(not d.HasField("dim_value") for d in tensor.shape.dim):
+            dims = tensor.shape.dim
+            open_dims = any(not d.HasField("dim_value") for d in dims)
+            if not tensor.HasField("shape") or (open_dims and not self.takes_open):
                 raise ValueError("the shape of its result cannot be told")
-            shape = tuple(int(d.dim_value) for d in tensor.shape.dim)
-            _require_size(shape)
+            shape = tuple(int(d.dim_value) if d.HasField("dim_value") else OPEN for d in dims)
+            self._require_size(shape)
             results.append(Tensor(name, shape, str(helper.tensor_dtype_to_np_dtype(tensor.elem_type))))
         return results
 
@@ -135,6 +149,11 @@ class Builder:
         except Exception:
             return None
         return [np.asarray(array, x.dtype).reshape(x.shape) for array, x in zip(made, results, strict=True)]
+
+    def _require_size(self, shape: Sequence[int]) -> None:
+        known = [d for d in shape if not (self.takes_open and d == OPEN)]
+        if min(known, default=1) < 0 or math.prod(known) > _MOST:
+            raise ValueError(f"a tensor of the shape {list(shape)} is too large")
 
     # -- what many converters need ---------------------------------------------------------------------------
 
@@ -170,7 +189,7 @@ class Builder:
 
     def spread(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """``x`` broadcast to ``shape``."""
-        _require_size(shape)
+        self._require_size(shape)
         if tuple(shape) == x.shape:
             return x
         return self.op("Expand", [x, self.constant(list(shape), "int64")])
@@ -191,9 +210,8 @@ def axis_of(axis: int, rank: int) -> int:
     return axis % max(rank, 1)
 
 
-def _require_size(shape: Sequence[int]) -> None:
-    if min(shape, default=1) < 0 or math.prod(shape) > _MOST:
-        raise ValueError(f"a tensor of the shape {list(shape)} is too large")
+def _open_as_none(x: Tensor) -> list[int | None]:
+    return [None if d == OPEN else d for d in x.shape]
 
 
 def _kind(dtype: str) -> int:
