@@ -19,6 +19,7 @@ import onnx
 
 from dlcomp.frontend.fold import replace_nodes
 from dlcomp.frontend.inference import inferred
+from dlcomp.frontend.operators import taken
 from dlcomp.frontend.simplify import drop_unread
 from dlcomp.frontend.stored import array_of
 from dlcomp.frontend.writer import Writer, attributes_of
@@ -70,7 +71,7 @@ class _Rewriter:
         self._all = list(graph.node)
         self._stored = {tensor.name: tensor for tensor in graph.initializer}
         self._makers = {name: node for node in self._all for name in node.output}
-        self._readers = Counter(name for node in self._all for name in node.input)
+        self._readers = Counter(name for node in self._all for name in taken(node))
         self._readers.update(value.name for value in graph.output)
         self._followers = {name: node for node in self._all for name in node.input}
         typed = inferred(network).value_info
@@ -101,7 +102,9 @@ class _Rewriter:
     def _grid(self, name: str) -> _Grid | None:
         """The integers that the value ``name`` is dequantized from."""
         node = self._makers.get(name)
-        return self._parameters(node, node.input[0]) if node is not None else None
+        if node is None or not _is(node, "DequantizeLinear"):
+            return None
+        return self._parameters(node, node.input[0])
 
     def _parameters(self, node: onnx.NodeProto, integers: str) -> _Grid | None:
         if not _is(node, "DequantizeLinear", "QuantizeLinear") or node.input[1] not in self._stored:
