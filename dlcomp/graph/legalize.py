@@ -15,6 +15,7 @@ from tvm import relax, te, tirx, topi
 from dlcomp.frontend.ops.open_resize import resized
 from dlcomp.frontend.symbolic import is_open, product, size
 from dlcomp.graph import integer_math, scalar_math
+from dlcomp.graph.operations import nearest
 from dlcomp.graph.walk import array_of, dtype_of, shape_of
 
 Expr = Any
@@ -249,6 +250,7 @@ def _resize2d(bb: relax.BlockBuilder, call: Any) -> Any:
 ELEMENTWISE: dict[str, Legalize] = {
     "nn.relu": _unary(scalar_math.relu),
     "clip": _clip,
+    "round": _unary(nearest),
     "exp": _unary(scalar_math.exp),
     "sigmoid": _unary(scalar_math.sigmoid),
     "tanh": _unary(scalar_math.tanh),

@@ -24,14 +24,15 @@ def annotated(module: IRModule) -> IRModule:
         for var, func in module.functions.items()
         if isinstance(func, tirx.PrimFunc)
         and int(func.attrs.get(_PATTERN, _INJECTIVE)) == _ELEMENTWISE
-        and not _one_shape(func)
+        and not _keeps_a_shape(func)
     }
     return IRModule({**dict(module.functions.items()), **changed}, attrs=module.attrs)
 
 
-def _one_shape(func: Any) -> bool:
-    """Whether all tensors of ``func`` are of the same shape."""
+def _keeps_a_shape(func: Any) -> bool:
+    """Whether the result of ``func`` is of the shape of one of its operands; others may be repeated for it."""
     shapes = [[dim_of(extent) for extent in p.shape] for p in func.params if hasattr(p, "shape")]
-    return all(
-        len(shape) == len(shapes[-1]) and all(map(surely_equal, shape, shapes[-1])) for shape in shapes
+    *operands, result = shapes
+    return not operands or any(
+        len(shape) == len(result) and all(map(surely_equal, shape, result)) for shape in operands
     )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from tvm import IRModule, relax, te, tirx
 
+from dlcomp.graph.operations import rounded
 from dlcomp.graph.walk import array_of, constant, dtype_of, op_name, rebuild, shape_of
 
 
@@ -29,6 +30,8 @@ def _step(builder: relax.BlockBuilder, value: Any) -> Any:
     def bound(expr: Any) -> Any:
         return builder.lookup_binding(expr) if isinstance(expr, relax.Var) else None
 
+    if op_name(value) == "relax.astype" and dtype_of(value.args[0]) == str(value.attrs.dtype):
+        return value.args[0]
     if op_name(value) == "relax.astype" and "int" in str(value.attrs.dtype):
         clip = bound(value.args[0])
         if op_name(clip) == "relax.clip" and dtype_of(clip.args[0]) == "float32":
@@ -69,7 +72,7 @@ def _scaled(builder: relax.BlockBuilder, product: Any) -> Any:
         def at(*i: Any) -> Any:
             own = i[len(i) - len(scale.shape) :]
             places = [0 if int(size) == 1 else place for size, place in zip(scale.shape, own, strict=True)]
-            return tirx.call_llvm_pure_intrin("float32", "llvm.arithmetic.fence", x(*i) * scale(*places))
+            return rounded(x(*i) * scale(*places))
 
         return te.compute(x.shape, at, name="scale")
 
