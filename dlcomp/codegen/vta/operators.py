@@ -1,0 +1,146 @@
+"""Integer networks: operators on int8 tensors whose scales are powers of two, so that rescaling is a shift.
+
+Every operator ends in :class:`Requantize`: a rounding shift and a clip, which is what the ALU of VTA can do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Requantize:
+    """``clip((x + 2**(shift - 1)) >> shift, low, high)``; a negative ``shift`` multiplies by ``2**-shift``.
+
+    Halves are rounded up, as an addition before an arithmetic shift does.
+    """
+
+    shift: int
+    low: int = -128
+    high: int = 127
+
+    @property
+    def half(self) -> int:
+        """What is added before the shift."""
+        return 1 << (self.shift - 1) if self.shift > 0 else 0
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An int8 activation ``(N, C, H, W)``; a matrix ``(N, C)`` has H = W = 1."""
+
+    name: str
+    shape: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What is added to a layer's clipped result ``y``: ``requantize((y << own) + (other << shift))``."""
+
+    other: Tensor
+    own: int
+    shift: int
+    requantize: Requantize
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """A convolution or, with a kernel as large as the data, a dense layer.
+
+    Attributes
+    ----------
+    weight : numpy.ndarray of int8, (O, I / groups, KH, KW)
+    bias : numpy.ndarray of int32, (O,)
+        In units of the sums.
+    pads : (top, left, bottom, right)
+    wide : bool
+        The result is the int32 sums themselves, stored as four planes of bytes; ``requantize`` is not used.
+    """
+
+    name: str
+    data: Tensor
+    result: Tensor
+    weight: npt.NDArray[np.int8]
+    bias: npt.NDArray[np.int32]
+    requantize: Requantize
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+    groups: int = 1
+    residual: Residual | None = None
+    wide: bool = False
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates, those with padding included."""
+        batch, _, height, width = self.result.shape
+        return int(batch * height * width * self.weight.size)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """``requantize((left << left_shift) + (right << right_shift))``."""
+
+    name: str
+    left: Tensor
+    right: Tensor
+    result: Tensor
+    left_shift: int
+    right_shift: int
+    requantize: Requantize
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """The largest of every window; padding never wins. ``pads`` are top, left, bottom, right."""
+
+    name: str
+    data: Tensor
+    result: Tensor
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean over all pixels as ``requantize(sum * multiplier)``, ``multiplier`` below 2^14."""
+
+    name: str
+    data: Tensor
+    result: Tensor
+    multiplier: int
+    requantize: Requantize
+
+
+Operator = Conv | Sum | MaxPool | Mean
+
+
+def operands(one: Operator) -> list[Tensor]:
+    """The tensors that an operator reads."""
+    if isinstance(one, Sum):
+        return [one.left, one.right]
+    if isinstance(one, Conv) and one.residual is not None:
+        return [one.data, one.residual.other]
+    return [one.data]
+
+
+def macs_of(one: Operator) -> int:
+    """Multiply-accumulates of a convolution; 0 of anything else."""
+    return one.macs if isinstance(one, Conv) else 0
+
+
+def output_size(
+    size: int, kernel: int, stride: int, pads: tuple[int, int], dilation: int = 1, ceil: Any = False
+) -> int:
+    """Outputs along one axis; ``ceil`` counts a last window that is not whole, as pooling may."""
+    room = size + sum(pads) - dilation * (kernel - 1) - 1
+    if not ceil:
+        return room // stride + 1
+    count = -(-room // stride) + 1
+    # A window must begin inside the data or its leading padding.
+    return count - ((count - 1) * stride >= size + pads[0])
