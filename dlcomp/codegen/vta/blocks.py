@@ -112,7 +112,7 @@ def bias_vector(config: VtaConfig) -> Int8:
 
 
 def bias_tiles(bias: npt.NDArray[np.int64], block: int) -> Int8 | None:
-    """Weights ``(oc, c, c)`` whose product with :func:`bias_vector` is ``bias`` (O,); None if it is too large.
+    """Weights ``(oc, c, c)`` that times :func:`bias_vector` are ``bias`` (O,); None if it is too large.
 
     So a bias costs the GEMM one step an element, where the ALU would need two and a load of int32 eight.
     """

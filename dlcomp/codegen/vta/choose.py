@@ -1,16 +1,16 @@
-"""Which tiling a convolution gets: an estimate ranks all that fit, the cycle simulator decides between the best.
-"""
+"""Which tiling a convolution gets: an estimate ranks those that fit, the cycle simulator decides."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
+from dataclasses import replace
 
 from dlcomp.codegen.vta.blocks import Extent
 from dlcomp.codegen.vta.convolution import lower_convolution, rectangle_blocks
-from dlcomp.codegen.vta.operators import Conv
+from dlcomp.codegen.vta.estimate import estimate
+from dlcomp.codegen.vta.operators import Conv, Tensor
 from dlcomp.codegen.vta.stream import Stream
-from dlcomp.codegen.vta.tiles import Tiling, axes, cuts, room
+from dlcomp.codegen.vta.tiles import Tiling, axes, room
 from dlcomp.errors import UsageError
 from dlcomp.vta.config import VtaConfig
 from dlcomp.vta.cycles import simulate
@@ -37,12 +37,16 @@ def choose_tiling(
     UsageError
         Not even single outputs fit the scratchpads.
     """
-    ranked = sorted(_candidates(conv, config, contexts), key=lambda t: (_estimate(conv, t, config, timing), str(t)))
+    # One group of images is like the next.
+    conv = _of_batch(conv, min(conv.data.shape[0], config.batch))
+    ranked = sorted(
+        _candidates(conv, config, contexts), key=lambda t: (estimate(conv, t, config, timing), str(t))
+    )
     if not ranked:
+        kernel = conv.weight.shape[2:]
         raise UsageError(
-            "no tile of this convolution fits the scratchpads: kernel "
-            f"{conv.weight.shape[2]}x{conv.weight.shape[3]} takes {conv.weight.shape[2] * conv.weight.shape[3]} "
-            f"weight tiles of the {config.depth('wgt')} that wgt holds",
+            f"no tile of this convolution fits the scratchpads: its kernel {kernel[0]}x{kernel[1]} takes "
+            f"{kernel[0] * kernel[1]} weight tiles, and wgt holds {config.depth('wgt')}",
             where=conv.name,
             hint="keep this layer on the host, or take a target with larger scratchpads",
         )
@@ -50,6 +54,15 @@ def choose_tiling(
     if len(best) == 1:
         return best[0]
     return min(best, key=lambda tiling: layer_cycles(conv, tiling, config, timing))
+
+
+def _of_batch(conv: Conv, batch: int) -> Conv:
+    def cut(tensor: Tensor) -> Tensor:
+        return Tensor(tensor.name, (batch, *tensor.shape[1:]))
+
+    more = conv.residual
+    residual = None if more is None else replace(more, other=cut(more.other))
+    return replace(conv, data=cut(conv.data), result=cut(conv.result), residual=residual)
 
 
 def layer_program(conv: Conv, tiling: Tiling, config: VtaConfig) -> Stream:
@@ -91,59 +104,3 @@ def _candidates(conv: Conv, config: VtaConfig, contexts: int) -> Iterator[Tiling
                         tiling = Tiling(channels, part, rows, columns, order, contexts)
                         if room(conv, tiling, oc, ic, config) is not None:
                             yield tiling
-
-
-@functools.lru_cache(maxsize=4096)
-def _burst(elements: int, size: int, bus: int, timing: Timing) -> int:
-    """Bus cycles of one contiguous row."""
-    beats = -(-elements * size // bus)
-    return beats + -(-beats // timing.burst_beats) * timing.burst_overhead
-
-
-def _estimate(conv: Conv, tiling: Tiling, config: VtaConfig, timing: Timing) -> float:
-    """Cycles, from sums over tiles: the busiest of compute, reads and writes, plus what nothing hides."""
-    oc, ic = rectangle_blocks(conv, config.block)
-    height, width = axes(conv)
-    bus = config.bus_bits // 8
-    needed = room(conv, tiling, oc, ic, config)
-    assert needed is not None
-    start = timing.dispatch + timing.gemm_drain
-    images, total = Extent.of(conv.result, config).images, Extent.of(conv.result, config).channels
-    rectangles = -(-total // oc)
-    outer, inner = -(-oc // tiling.oc), -(-ic // tiling.ic)
-    rows, columns = list(cuts(height.outputs, tiling.rows)), list(cuts(width.outputs, tiling.columns))
-    spatial = len(rows) * len(columns) * images
-    tiles = spatial * outer * rectangles
-    elements = total * height.outputs * width.outputs * images
-    passes = 5 if conv.residual is None else 10
-    steps = height.valid() * width.valid() * images * oc * ic * rectangles
-    calls = 1 if tiling.rows * tiling.columns <= 64 else width.kernel
-    compute = (
-        steps * timing.gemm_interval
-        + elements * (passes * timing.alu_interval)
-        + tiles * (passes * start + inner * calls * start)
-    )
-    # Reads: weights again where they do not stay, data likewise.
-    whole = outer * inner <= needed.weight_slots
-    stay = whole or (tiling.channels_first and needed.weight_slots >= inner)
-    weight_parts = outer * inner * (1 if stay else spatial)
-    weights = weight_parts * _burst(needed.weights, config.element_bytes("wgt"), bus, timing)
-    data_stay = outer == 1 or (not tiling.channels_first and needed.data_slots >= inner)
-    size = config.element_bytes("inp")
-    per_tile = 0
-    for _, row_count in rows[:1]:
-        top, loaded = height.span(rows[min(1, len(rows) - 1)][0], row_count)
-        left, across = width.span(columns[0][0], columns[0][1])
-        if across == width.size and height.step == 1:
-            per_tile += tiling.ic * _burst(loaded * across, size, bus, timing)
-        else:
-            per_tile += tiling.ic * loaded * _burst(across, size, bus, timing)
-    data = spatial * inner * (1 if data_stay else outer) * per_tile
-    reads = rectangles * (weights + data) + tiles * tiling.oc * config.element_bytes("wgt") / bus / 8
-    width_out = tiling.rows * tiling.columns if tiling.columns == width.outputs else tiling.columns
-    count = tiling.oc * tiling.rows * tiling.columns
-    write = (count // max(1, width_out)) * _burst(width_out, config.element_bytes("out"), bus, timing) + count
-    first = _burst(needed.weights, config.element_bytes("wgt"), bus, timing) + per_tile
-    last = write + count * 3
-    parts = (compute, reads, tiles * write)
-    return (max(parts) if tiling.contexts > 1 else sum(parts)) + first + last

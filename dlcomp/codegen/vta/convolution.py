@@ -1,8 +1,8 @@
 """A convolution as instructions: tiles that accumulate, shift, clip and leave, while the next ones arrive.
 
-For each tile of outputs: zero the accumulators and add the bias, for each part of the input channels load data
-and weights and multiply, then the epilogue and the store. Taps that fall on padding are left out: padding is
-neither stored nor multiplied.
+For each tile of outputs: zero the accumulators and add the bias, for each part of the input channels load
+data and weights and multiply, then the epilogue and the store. Taps that fall on padding are left
+out: padding is neither stored nor multiplied.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from dlcomp.codegen.vta import nest
 from dlcomp.codegen.vta.blocks import Extent, Rectangle, bias_tiles, bias_vector, blocks, rectangles
 from dlcomp.codegen.vta.dependences import Access
-from dlcomp.codegen.vta.epilogue import add_residual, clip_and_shift, identity
+from dlcomp.codegen.vta.epilogue import add_residual, clip, identity, shift
 from dlcomp.codegen.vta.operators import Conv
 from dlcomp.codegen.vta.stream import Box, Stream
 from dlcomp.codegen.vta.tiles import Slots, Tiling, axes, box, cuts, room
@@ -59,13 +59,12 @@ class _Lowering:
         self.data = Extent.of(conv.data, self.config)
         self.result = Extent.of(conv.result, self.config)
         self.rectangles = rectangles(conv, self.config.block)
-        half = 0 if conv.wide else conv.requantize.half
-        self.bias = conv.bias.astype(np.int64) + half
+        self.bias = conv.bias.astype(np.int64) + (0 if conv.wide else conv.halves)
         self.bias_tiles = bias_tiles(self.bias, self.config.block)
         self.tiles_done = 0
 
     def run(self) -> None:
-        stream, conv, tiling, config = self.stream, self.conv, self.tiling, self.config
+        conv, tiling, config = self.conv, self.tiling, self.config
         most = max(self.rectangles, key=lambda r: r.tiles.shape[0] * r.tiles.shape[1]).tiles.shape
         needed = room(conv, tiling, most[0], most[1], config)
         if needed is None:
@@ -73,6 +72,7 @@ class _Lowering:
             raise UsageError(f"{tiling} does not fit the scratchpads", where=conv.name, hint=hint)
         self.acc_size = needed.acc
         self.junk = config.depth("acc") - nest.junk_size(config.hazard_distance)
+        self.shifts = Slots(tiling.contexts * needed.acc, tiling.oc, tiling.contexts if needed.shifts else 0)
         self.vector = 0
         self.residuals = Slots(1, needed.acc, tiling.contexts if conv.residual else 0)
         self.datas = Slots(self.residuals.end, needed.data, needed.data_slots)
@@ -93,14 +93,22 @@ class _Lowering:
             name = stream.buffer("bias vector", "constant", bias_vector(config))
             stream.load(isa.Memory.INP, self.vector, name, Box(0, 1, 1, 1))
         else:
-            lanes = np.zeros(self.result.channels * config.block, np.int64)
-            lanes[: len(self.bias)] = self.bias
-            rows = np.repeat(lanes.astype(np.int32).reshape(-1, 1, config.block), config.batch, axis=1)
-            stream.buffer(f"{conv.name}.bias", "constant", rows)
+            stream.buffer(f"{conv.name}.bias", "constant", self._lanes(self.bias))
+        if conv.extra is not None:
+            stream.buffer(f"{conv.name}.shift", "constant", self._lanes(conv.extra))
         if conv.residual is not None:
-            shift = conv.residual.shift
-            name = stream.buffer(f"identity {shift}", "constant", identity(1 << shift, config.block))
+            factor = conv.residual.shift
+            name = stream.buffer(f"identity {factor}", "constant", identity(1 << factor, config.block))
             stream.load(isa.Memory.WGT, self.identity, name, Box(0, 1, 1, 1))
+
+    def _lanes(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """Numbers by channel ``(O,)`` as elements of acc ``(oc, n, c)``."""
+        lanes = np.zeros(self.result.channels * self.config.block, np.int32)
+        lanes[: len(values)] = values.astype(np.int32)
+        rows: npt.NDArray[np.int32] = np.repeat(
+            lanes.reshape(-1, 1, self.config.block), self.config.batch, axis=1
+        )
+        return rows
 
     def _rectangle(self, number: int, rectangle: Rectangle) -> None:
         oc, ic = rectangle.tiles.shape[:2]
@@ -135,15 +143,18 @@ class _Lowering:
         self._begin(acc, tile, first_output)
         vertical, horizontal = self.height.window(*tile.rows), self.width.window(*tile.columns)
         if vertical.pairs and horizontal.pairs:
-            for part in cuts(ic, self.tiling.ic):
-                data = self._load_data(tile, rectangle.first_input, part)
-                at = self._load_weights(rectangle, tile.channels, part, weights, offsets)
-                self._multiply(acc, data, at, tile, part[1])
+            for blocks_in in cuts(ic, self.tiling.ic):
+                data = self._load_data(tile, rectangle.first_input, blocks_in)
+                at = self._load_weights(rectangle, tile.channels, blocks_in, weights, offsets)
+                self._multiply(acc, data, at, tile, blocks_in[1])
         place = box(self.result, tile.image, (first_output, tile.channels[1]), (*tile.rows, 1), tile.columns)
         if self.conv.wide:
             self._store_wide(acc, count, place)
             return
-        clip_and_shift(self.stream, self.conv.requantize, acc, count)
+        shift(self.stream, self.conv.requantize.shift, acc, count)
+        if self.conv.extra is not None:
+            self._shift_channels(acc, first_output, tile)
+        clip(self.stream, self.conv.requantize, acc, count)
         if self.conv.residual is not None:
             other, hit = self.residuals.place((tile, first_output))
             assert not hit
@@ -152,6 +163,19 @@ class _Lowering:
             add_residual(self.stream, self.conv.residual, acc, other, self.identity, count)
         for part, at in place:
             self.stream.store(acc + at, self.conv.result.name, part)
+
+    def _shift_channels(self, acc: int, first_output: int, tile: _Tile) -> None:
+        """Every channel by its own amount, which is a register: two cycles an element."""
+        channels = tile.channels[1]
+        at, hit = self.shifts.place((first_output, channels))
+        if not hit:
+            amounts = Box(first_output, 1, channels, channels)
+            self.stream.load(isa.Memory.ACC, at, f"{self.conv.name}.shift", amounts)
+        outer, inner = nest.Loop(channels, tile.pixels, 1), nest.Loop(tile.pixels, 1)
+        call = nest.Call(np.array([[acc, at, 0]]), outer, inner)
+        reads = Access("acc", at, at + channels)
+        written = Access("acc", acc, acc + channels * tile.pixels, write=True)
+        self.stream.alu_register(isa.AluOp.SHR, call, [reads, written])
 
     def _store_wide(self, acc: int, count: int, place: list[tuple[Box, int]]) -> None:
         """Four planes of bytes, the lowest first; what is shifted out has been stored."""

@@ -30,15 +30,14 @@ def shift(stream: Stream, amount: int, acc: int, count: int) -> None:
         left -= step
 
 
-def clip_and_shift(stream: Stream, how: Requantize, acc: int, count: int) -> None:
-    """The shift and the clip; the half that rounds is in the accumulators already."""
-    shift(stream, how.shift, acc, count)
+def clip(stream: Stream, how: Requantize, acc: int, count: int) -> None:
+    """Into the range of the result."""
     stream.alu(isa.AluOp.MAX, how.low, acc, count)
     stream.alu(isa.AluOp.MIN, how.high, acc, count)
 
 
 def round_shift_clip(stream: Stream, how: Requantize, acc: int, count: int) -> None:
-    """The same with the half added first, in as many steps as 16 bits of an immediate need."""
+    """A whole :class:`Requantize`; in two shifts where the half does not fit the 16 bits of an immediate."""
     if how.half >= 1 << _LARGEST_SHIFT:
         # Bits below the half do not change the result: shift some of them out first.
         before = how.shift - _LARGEST_SHIFT
@@ -46,7 +45,8 @@ def round_shift_clip(stream: Stream, how: Requantize, acc: int, count: int) -> N
         how = Requantize(_LARGEST_SHIFT, how.low, how.high)
     if how.half:
         stream.alu(isa.AluOp.ADD, how.half, acc, count)
-    clip_and_shift(stream, how, acc, count)
+    shift(stream, how.shift, acc, count)
+    clip(stream, how, acc, count)
 
 
 def add_residual(stream: Stream, more: Residual, acc: int, other: int, weight: int, count: int) -> None:

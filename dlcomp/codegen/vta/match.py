@@ -16,6 +16,8 @@ from dlcomp.frontend.writer import attributes_of
 
 # The identity matrices that scale what is added are int8: 2^6 is their largest power of two.
 _LARGEST_FACTOR = 6
+# Amounts of a shift by register on which implementations agree.
+_LARGEST_EXTRA = 15
 # Two digits of 7 bits, the low one from -64 to 63, the high one at most 127.
 _LARGEST_MULTIPLIER = 127 * 128 + 63
 _MOVES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity")
@@ -31,14 +33,14 @@ class Found:
         Name of the int8 value, or of the int32 sums.
     operator : Operator or None
         None for a view: the elements of ``view`` in another shape.
-    reads_back : float or None
-        For sums, the scale that makes them real numbers, and ``real`` their name.
+    scale, real : numpy.ndarray and str, or None
+        For sums, what makes them real numbers, one or one for each channel, and the name of those.
     """
 
     result: str
     operator: Operator | None
     view: str | None = None
-    scale: float | None = None
+    scale: npt.NDArray[np.float32] | None = None
     real: str | None = None
 
 
@@ -89,10 +91,11 @@ class Matcher:
         name = f"{node.output[0]}_sums"
         full = (shape[0], shape[1], shape[2], shape[3]) if len(shape) == 4 else (shape[0], shape[1], 1, 1)
         made = self._layer(node, Tensor(name, full), 0, -128, 127)
-        if made is None or isinstance(made.requantize.shift, tuple):
+        if made is None:
             return None
-        scale = float(2.0**-made.requantize.shift)
-        return Found(name, replace(made, wide=True), scale=scale, real=str(node.output[0]))
+        extra = np.zeros(1, np.int64) if made.extra is None else made.extra
+        scale = np.ldexp(np.float32(1.0), -(made.requantize.shift + extra)).astype(np.float32)
+        return Found(name, replace(made, wide=True, extra=None), scale=scale, real=str(node.output[0]))
 
     def _limits(self, node: onnx.NodeProto, exponent: int) -> tuple[int, int] | None:
         if node.op_type == "Relu":
@@ -129,9 +132,7 @@ class Matcher:
         self.views[result.name] = tensor
         return Found(result.name, None, view=tensor.name)
 
-    def _layer(
-        self, node: onnx.NodeProto, result: Tensor, exponent: int, low: int, high: int
-    ) -> Conv | None:
+    def _layer(self, node: onnx.NodeProto, result: Tensor, exponent: int, low: int, high: int) -> Conv | None:
         graph, attributes = self.graph, attributes_of(node)
         operand = self._operand(str(node.input[0]))
         dequantize = graph.producer.get(str(node.input[1]))
@@ -155,10 +156,16 @@ class Matcher:
         geometry = _geometry(attributes, tensor, weight) if node.op_type == "Conv" else {}
         if geometry is None:
             return None
-        how = Requantize(int(shifts[0]), low, high)
-        if shifts.size > 1:
+        extra = shifts - shifts.min()
+        if extra.any() and (shifts.size != weight.shape[0] or extra.max() > _LARGEST_EXTRA):
             return None
-        return Conv(str(node.output[0]), tensor, result, weight.astype(np.int8), bias, how, **geometry)
+        if extra.any() and shifts.min() < 0 and result.name == str(node.output[0]):
+            return None
+        how = Requantize(int(shifts.min()), low, high)
+        per_channel = {"extra": extra} if extra.any() else {}
+        return Conv(
+            str(node.output[0]), tensor, result, weight.astype(np.int8), bias, how, **geometry, **per_channel
+        )
 
     def _matrix(
         self, node: onnx.NodeProto, weight: npt.NDArray[Any], data: Tensor

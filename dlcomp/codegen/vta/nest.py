@@ -38,7 +38,9 @@ class Loop:
 
     def rows(self) -> npt.NDArray[np.int64]:
         """Offsets ``(extent, 3)``."""
-        return np.arange(self.extent)[:, None] * np.array([[self.dst, self.src, self.wgt]])
+        step = np.array([[self.dst, self.src, self.wgt]], np.int64)
+        offsets: npt.NDArray[np.int64] = np.arange(self.extent, dtype=np.int64)[:, None] * step
+        return offsets
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +146,9 @@ def _cost(form: Sequence[Call], reuse: float) -> float:
 
 def _offsets(window: Window, dst: int, src: int, wgt: int) -> npt.NDArray[np.int64]:
     """(tap, output) pairs as offsets, tap by tap."""
-    rows = [(out * dst, at * src, tap * wgt) for (tap, out), at in zip(window.pairs, window.source, strict=True)]
+    rows = [
+        (out * dst, at * src, tap * wgt) for (tap, out), at in zip(window.pairs, window.source, strict=True)
+    ]
     return np.array(rows, np.int64).reshape(-1, 3)
 
 

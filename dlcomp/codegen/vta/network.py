@@ -16,6 +16,7 @@ from dlcomp.codegen.vta.region import Layer, Region, build_region
 from dlcomp.codegen.vta.tiles import Tiling
 from dlcomp.errors import ModelError, UsageError
 from dlcomp.model import Model, Signature
+from dlcomp.vta import isa
 from dlcomp.vta.config import VtaConfig
 from dlcomp.vta.counters import Counters
 from dlcomp.vta.cycles import simulate
@@ -112,7 +113,7 @@ class VtaNetwork:
         return sum(layer.macs for layer in self.layers)
 
     def cycles(self, timing: Timing | None = None) -> list[LayerCycles]:
-        """Cycles of every layer: from the end of the layer before it to the end of its own last instruction."""
+        """Cycles of every layer, from the end of the one before it to the end of its last instruction."""
         rows = []
         for region in self.regions.values():
             rows += region_cycles(region, self.config, timing or self.timing)
@@ -130,10 +131,11 @@ def region_cycles(region: Region, config: VtaConfig, timing: Timing) -> list[Lay
         end = max((ends[index] for index in numbers), default=before)
         if layer is region.layers[-1]:
             end = result.cycles
-        multiplications = sum(
-            one.steps for one in code[layer.begin : layer.end] if hasattr(one, "wgt_factor_in") and not one.reset
+        mine = (one for one in code[layer.begin : layer.end] if isinstance(one, isa.Gemm))
+        multiplications = sum(one.steps for one in mine if not one.reset)
+        rows.append(
+            LayerCycles(layer.name, layer.kind, end - before, multiplications, layer.macs, layer.tiling)
         )
-        rows.append(LayerCycles(layer.name, layer.kind, end - before, multiplications, layer.macs, layer.tiling))
         before = max(before, end)
     return rows
 
@@ -208,9 +210,14 @@ def _checked(inputs: Mapping[str, npt.NDArray[Any]], signature: Signature) -> Va
     found: Values = {}
     for spec in signature.inputs:
         if spec.name not in inputs:
-            raise UsageError(f"input {spec.name!r} is missing", hint=f"inputs: {', '.join(s.name for s in signature.inputs)}")
+            raise UsageError(
+                f"input {spec.name!r} is missing",
+                hint=f"inputs: {', '.join(s.name for s in signature.inputs)}",
+            )
         array = np.asarray(inputs[spec.name])
         if array.shape != spec.shape or str(array.dtype) != spec.dtype:
-            raise UsageError(f"input {spec.name!r} is {array.dtype}{list(array.shape)}, the network takes {spec}")
+            raise UsageError(
+                f"input {spec.name!r} is {array.dtype}{list(array.shape)}, the network takes {spec}"
+            )
         found[spec.name] = array
     return found

@@ -57,6 +57,9 @@ class Conv:
     bias : numpy.ndarray of int32, (O,)
         In units of the sums.
     pads : (top, left, bottom, right)
+    extra : numpy.ndarray of int64, (O,), or None
+        From 0 to 15: how much further each channel is shifted than ``requantize`` says, where weights have a
+        scale for each channel.
     wide : bool
         The result is the int32 sums themselves, stored as four planes of bytes; ``requantize`` is not used.
     """
@@ -71,8 +74,18 @@ class Conv:
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilations: tuple[int, int] = (1, 1)
     groups: int = 1
+    extra: npt.NDArray[np.int64] | None = None
     residual: Residual | None = None
     wide: bool = False
+
+    @property
+    def halves(self) -> npt.NDArray[np.int64]:
+        """What rounds the sums of each channel when it is added before the shift, (O,)."""
+        shifts = np.full(len(self.bias), self.requantize.shift, np.int64)
+        if self.extra is not None:
+            shifts = shifts + self.extra
+        halves: npt.NDArray[np.int64] = np.where(shifts > 0, 1 << np.maximum(shifts - 1, 0), 0)
+        return halves
 
     @property
     def macs(self) -> int:

@@ -1,4 +1,4 @@
-"""Cuts a quantized network into regions for the accelerator and segments for the host, in order of execution."""
+"""Cuts a quantized network into regions for the accelerator and segments for the host, in order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from dlcomp.codegen.vta.graph import Graph
 from dlcomp.codegen.vta.match import Found, Matcher
@@ -125,11 +125,14 @@ def _reads(found: Found) -> list[str]:
 
 def _read_back(graph: Graph, found: Found) -> _Unit:
     """A node of the host that multiplies sums by their scale."""
-    assert found.real is not None and found.scale is not None
+    assert found.real is not None
+    assert found.scale is not None
     scale = f"{found.result}_scale"
-    made = helper.make_tensor(scale, TensorProto.FLOAT, [], [found.scale])
-    graph.initializers[scale] = made
-    node = helper.make_node("DequantizeLinear", [found.result, scale], [found.real], name=found.result)
+    values = found.scale.reshape(-1) if found.scale.size > 1 else found.scale.reshape(())
+    graph.initializers[scale] = numpy_helper.from_array(values, scale)
+    node = helper.make_node(
+        "DequantizeLinear", [found.result, scale], [found.real], name=found.result, axis=1
+    )
     return _Unit([found.result], [found.real], node)
 
 
@@ -210,7 +213,11 @@ def _host(graph: Graph, units: Sequence[_Unit], later: set[str]) -> HostSegment:
     inputs = [name for name in reads if name not in made and name not in graph.initializers]
     outputs = sorted(made & later)
     body = helper.make_graph(
-        nodes, "host", [_value(graph, name) for name in inputs], [_value(graph, name) for name in outputs], stored
+        nodes,
+        "host",
+        [_value(graph, name) for name in inputs],
+        [_value(graph, name) for name in outputs],
+        stored,
     )
     network = helper.make_model(body, opset_imports=list(graph.proto.opset_import))
     network.ir_version = graph.proto.ir_version

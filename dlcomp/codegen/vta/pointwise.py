@@ -64,7 +64,9 @@ def lower_mean(stream: Stream, one: Mean) -> None:
             for begin, size in cuts(pixels, max(1, slots.size // together)):
                 at, hit = slots.place((first, begin))
                 if not hit:
-                    stream.load(isa.Memory.INP, at, one.data.name, Box(first * pixels + begin, count, size, pixels))
+                    stream.load(
+                        isa.Memory.INP, at, one.data.name, Box(first * pixels + begin, count, size, pixels)
+                    )
                 _add_pixels(stream, (acc, at, place), count, size, junk)
         round_shift_clip(stream, one.requantize, acc, count)
         stream.store(acc, one.result.name, Box(first, 1, count, count))

@@ -62,7 +62,7 @@ def _rows(one: MaxPool, height: Axis, width: Axis, room: int, uops: int) -> int:
         if loaded * width.size + rows * width.outputs <= room and pairs <= uops:
             return rows
     raise UsageError(
-        f"one row of outputs needs {height.span(0, 1)[1]} rows of {width.size} accumulators, of {room} in reach",
+        f"one row of outputs needs {height.kernel} rows of {width.size} accumulators, of {room} in reach",
         where=one.name,
         hint="keep this layer on the host, or take a target with a larger acc scratchpad",
     )

@@ -6,6 +6,7 @@ It knows nothing of blocks, tiles or scratchpads. Tensors are ``(N, C, H, W)`` i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +17,15 @@ Int8 = npt.NDArray[np.int8]
 Wide = npt.NDArray[np.int64]
 
 
-def run_operators(operators: Iterable[Operator], inputs: Mapping[str, Int8]) -> dict[str, npt.NDArray]:
+def run_operators(operators: Iterable[Operator], inputs: Mapping[str, Int8]) -> dict[str, npt.NDArray[Any]]:
     """All tensors of a network by name, ``inputs`` included."""
-    values: dict[str, npt.NDArray] = dict(inputs)
+    values: dict[str, npt.NDArray[Any]] = dict(inputs)
     for one in operators:
         values[one.result.name] = run_operator(one, values)
     return values
 
 
-def run_operator(one: Operator, values: Mapping[str, npt.NDArray]) -> npt.NDArray:
+def run_operator(one: Operator, values: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """The result ``(N, C, H, W)`` of one operator: int8, or int32 of a wide convolution."""
     if isinstance(one, Conv):
         return _conv(one, values)
@@ -44,19 +45,30 @@ def requantize(sums: Wide, how: Requantize) -> Int8:
         shifted = wrapped >> min(how.shift, 31)
     else:
         shifted = (wrapped.astype(np.int64) << -how.shift).astype(np.int32)
-    return np.clip(shifted, how.low, how.high).astype(np.int8)
+    result: Int8 = np.clip(shifted, how.low, how.high).astype(np.int8)
+    return result
 
 
-def _conv(one: Conv, values: Mapping[str, npt.NDArray]) -> npt.NDArray:
+def _conv(one: Conv, values: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
     sums = convolve(values[one.data.name].astype(np.int64), one) + one.bias.reshape(1, -1, 1, 1)
     if one.wide:
         return sums.astype(np.int32)
-    result = requantize(sums, one.requantize)
+    result = _rescaled(sums, one)
     if one.residual is None:
         return result
     more = one.residual
     other = values[more.other.name].astype(np.int64)
     return requantize((result.astype(np.int64) << more.own) + (other << more.shift), more.requantize)
+
+
+def _rescaled(sums: Wide, one: Conv) -> Int8:
+    if one.extra is None:
+        return requantize(sums, one.requantize)
+    how = one.requantize
+    wrapped = (sums + one.halves.reshape(1, -1, 1, 1)).astype(np.int32)
+    shifted = wrapped >> (how.shift + one.extra).astype(np.int32).reshape(1, -1, 1, 1)
+    result: Int8 = np.clip(shifted, how.low, how.high).astype(np.int8)
+    return result
 
 
 def convolve(data: Wide, one: Conv) -> Wide:
@@ -101,4 +113,5 @@ def _max_pool(one: MaxPool, data: Wide) -> Int8:
         for y in range(one.kernel[0])
         for x in range(one.kernel[1])
     ]
-    return np.max(windows, axis=0).astype(np.int8)
+    result: Int8 = np.max(windows, axis=0).astype(np.int8)
+    return result

@@ -94,7 +94,12 @@ class Stream:
 
     def gemm(self, call: Call, accesses: Sequence[Access]) -> None:
         """Multiply and accumulate; ``accesses`` cover all that the call touches."""
-        self._add(isa.Gemm(**self._loops(call), wgt_factor_out=call.outer.wgt, wgt_factor_in=call.inner.wgt), _COMPUTE, accesses, None)
+        self._add(
+            isa.Gemm(**self._loops(call), wgt_factor_out=call.outer.wgt, wgt_factor_in=call.inner.wgt),
+            _COMPUTE,
+            accesses,
+            None,
+        )
 
     def reset(self, start: int, count: int) -> None:
         """Zero ``count`` accumulators."""
@@ -147,7 +152,7 @@ class Stream:
             (Box(box.offset + r * box.stride, 1, box.columns, box.columns), r * box.columns) for r in rows
         ]
 
-    def _loops(self, call: Call) -> dict[str, int]:
+    def _loops(self, call: Call) -> dict[str, Any]:
         begin = self._uop(call.uops)
         return {
             "uop_bgn": begin,
@@ -187,9 +192,7 @@ class Stream:
         self._uop_next += len(uops)
         return begin
 
-    def _add(
-        self, one: isa.Instruction, stage: int, accesses: Sequence[Access], buffer: str | None
-    ) -> None:
+    def _add(self, one: isa.Instruction, stage: int, accesses: Sequence[Access], buffer: str | None) -> None:
         read = buffer if stage != _STORE else None
         after = self._dependences.before(stage, accesses, read)
         if stage == _LOAD and _STORE in after:

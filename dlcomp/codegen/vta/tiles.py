@@ -60,7 +60,8 @@ class Axis:
         places = [self._place(out, tap) for out in (first, first + count - 1) for tap in (0, self.kernel - 1)]
         low, high = min(places), max(places)
         if low < 0:
-            low += -(-(-low) // self.step) * self.step
+            # The first place inside that is reached in steps.
+            low %= self.step
         high = min(high, self.size - 1)
         return low, max(0, (high - low) // self.step + 1)
 
@@ -133,10 +134,12 @@ class Slots:
 class Room:
     """Elements that a tiling takes of each scratchpad, slot by slot.
 
-    ``data`` and ``weights`` are the sizes of one slot, and ``data_slots`` and ``weight_slots`` how many.
+    ``shifts`` are amounts in acc, ``data`` and ``weights`` the sizes of one
+    slot, and ``data_slots`` and ``weight_slots`` how many.
     """
 
     acc: int
+    shifts: int
     data: int
     data_slots: int
     weights: int
@@ -162,6 +165,7 @@ def room(conv: Conv, tiling: Tiling, oc: int, ic: int, config: VtaConfig) -> Roo
     data = max(1, tiling.ic * rows * columns)
     weights = tiling.ic * tiling.oc * kernel
     residual = contexts * acc if conv.residual else 0
+    shifts = 0 if conv.extra is None else contexts * tiling.oc
     inner, outer = -(-ic // tiling.ic), -(-oc // tiling.oc)
     fixed = 1 if conv.residual else 0
     left = config.depth("wgt") - contexts * tiling.oc - fixed
@@ -175,10 +179,17 @@ def room(conv: Conv, tiling: Tiling, oc: int, ic: int, config: VtaConfig) -> Roo
     if contexts == 1:
         wanted = 1
     found = Room(
-        acc, data, min(data_slots, wanted), weights, min(weight_slots, needed), contexts * tiling.oc, residual
+        acc,
+        shifts,
+        data,
+        min(data_slots, wanted),
+        weights,
+        min(weight_slots, needed),
+        contexts * tiling.oc,
+        residual,
     )
     fits = (
-        contexts * acc + junk_size(config.hazard_distance) <= config.depth("acc")
+        contexts * acc + shifts + junk_size(config.hazard_distance) <= config.depth("acc")
         and found.data_slots >= contexts
         and found.weight_slots >= min(contexts, inner * outer)
     )

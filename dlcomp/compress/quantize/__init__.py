@@ -51,7 +51,7 @@ class Quantize:
         Regular expressions: layers whose name one is found in stay in float.
     scales : str
         ``any``, or ``power_of_two`` for processors that rescale by shifts, such as VTA: activations then are
-        int8 without a zero point, and every tensor has one scale, whatever else is asked for.
+        int8 without a zero point, whatever else is asked for.
 
     Raises
     ------
@@ -74,7 +74,7 @@ class Quantize:
         if self.scales not in _SCALES:
             raise UsageError(f"scales cannot be {self.scales!r}", hint=", ".join(_SCALES))
         if self.scales == "power_of_two":
-            for option, value in (("activations", "int8"), ("symmetric", True), ("per_channel", False)):
+            for option, value in (("activations", "int8"), ("symmetric", True)):
                 object.__setattr__(self, option, value)
         if self.activations not in _ACTIVATIONS:
             raise UsageError(f"activations cannot be {self.activations!r}", hint=", ".join(_ACTIVATIONS))
@@ -144,12 +144,12 @@ class Quantize:
         if bias is not None:
             write_bias(network, _with_bias(network, layer, bias), bias, data, grid)
 
-
     def _weight_grid(self, network: Network, layer: Layer, weight: np.ndarray, data: Grid) -> Grid:
-        if self.scales == "power_of_two":
-            grid = _without_overflow(network, layer, data, power_of_two.grid_of_weight(weight, self.bits))
-            return Grid(power_of_two.rounded_up(grid.scale), grid.zero)
         axis = layer.axis if self.per_channel else None
+        if self.scales == "power_of_two":
+            found = power_of_two.grid_of_weight(weight, self.bits, axis)
+            grid = _without_overflow(network, layer, data, found)
+            return Grid(power_of_two.rounded_up(grid.scale), grid.zero, axis)
         grid = grid_of_weight(weight, self.bits, axis, self.weight_search)
         return _without_overflow(network, layer, data, grid)
 

@@ -1,0 +1,125 @@
+"""How long a tiled convolution will about take, from sums over tiles, without building its program.
+
+Compute, reads and writes go on beside each other, so the busiest of them counts, and what nothing hides: the
+first load and the last store. The cycle simulator is exact; this ranks hundreds of tilings in milliseconds.
+"""
+
+from __future__ import annotations
+
+from dlcomp.codegen.vta.blocks import Extent
+from dlcomp.codegen.vta.convolution import rectangle_blocks
+from dlcomp.codegen.vta.operators import Conv
+from dlcomp.codegen.vta.tiles import Axis, Room, Tiling, axes, cuts, room
+from dlcomp.errors import InternalError
+from dlcomp.vta.config import VtaConfig
+from dlcomp.vta.timing import Timing
+
+# Passes over a tile of accumulators: reset, bias, shift, and the two ends of the clip.
+_PASSES = 5
+# More of them: a shift by register, which takes two cycles, and what follows the addition of a residual.
+_REGISTER, _RESIDUAL = 2, 5
+# Up to so many outputs a tile, all taps of a kernel are cheaper as micro-ops than as instructions.
+_FEW_OUTPUTS = 64
+
+
+def estimate(conv: Conv, tiling: Tiling, config: VtaConfig, timing: Timing) -> float:
+    """Cycles of a tiling that fits."""
+    oc, ic = rectangle_blocks(conv, config.block)
+    needed = room(conv, tiling, oc, ic, config)
+    if needed is None:
+        raise InternalError(f"{tiling} does not fit", where=conv.name)
+    result = Extent.of(conv.result, config)
+    count = _Count(conv, tiling, config, timing, needed, oc, ic, -(-result.channels // oc), result.images)
+    parts = (count.compute(), count.reads(), count.writes())
+    beside = max(parts) if tiling.contexts > 1 else sum(parts)
+    return beside + count.first_load() + count.last_store()
+
+
+class _Count:
+    """Cycles of one kind of work each; ``rectangles`` parts of ``oc`` x ``ic`` blocks, ``images`` times."""
+
+    def __init__(
+        self,
+        conv: Conv,
+        tiling: Tiling,
+        config: VtaConfig,
+        timing: Timing,
+        needed: Room,
+        oc: int,
+        ic: int,
+        rectangles: int,
+        images: int,
+    ) -> None:
+        self.tiling, self.config, self.timing, self.needed = tiling, config, timing, needed
+        self.height, self.width = axes(conv)
+        self.outer, self.inner = -(-oc // tiling.oc), -(-ic // tiling.ic)
+        rows, columns = _pieces(self.height, tiling.rows), _pieces(self.width, tiling.columns)
+        self.spatial = rows * columns * images
+        self.rectangles = rectangles
+        self.tiles = self.spatial * self.outer * rectangles
+        self.outputs = rectangles * oc * self.height.outputs * self.width.outputs * images
+        self.steps = self.height.valid() * self.width.valid() * images * oc * ic * rectangles
+        self.passes = _PASSES + (0 if conv.extra is None else _REGISTER)
+        self.passes += _RESIDUAL if conv.residual else 0
+
+    def compute(self) -> float:
+        """Multiplications, passes over the accumulators, and the start of each instruction."""
+        few = self.tiling.rows * self.tiling.columns <= _FEW_OUTPUTS
+        calls = self.inner * (1 if few else self.width.kernel)
+        start = self.timing.dispatch + self.timing.gemm_drain
+        work = self.steps * self.timing.gemm_interval + self.outputs * self.passes * self.timing.alu_interval
+        return float(work + self.tiles * (self.passes + calls) * start)
+
+    def reads(self) -> float:
+        """Weights and data, again where they do not stay."""
+        whole = self.outer * self.inner <= self.needed.weight_slots
+        stay = whole or (self.tiling.channels_first and self.needed.weight_slots >= self.inner)
+        weights = self.outer * self.inner * (1 if stay else self.spatial) * self._weight_part()
+        first = self.tiling.channels_first
+        again = self.outer > 1 and (first or self.needed.data_slots < self.inner)
+        data = self.spatial * self.inner * (self.outer if again else 1) * self._data_part()
+        biases = self.tiles * self.tiling.oc * self._row(1, "wgt") / 8
+        return self.rectangles * (weights + data) + biases
+
+    def writes(self) -> float:
+        """Stores: each element is read from the scratchpad besides."""
+        return float(self.tiles * self._store())
+
+    def first_load(self) -> float:
+        """What the first multiplication waits for."""
+        return float(self._weight_part() + self._data_part())
+
+    def last_store(self) -> float:
+        """The last tile's shift, clip and store."""
+        return float(self._store() + 3 * self.needed.acc)
+
+    def _weight_part(self) -> int:
+        return self._row(self.needed.weights, "wgt")
+
+    def _data_part(self) -> int:
+        _, rows = self.height.span(*_middle(self.height, self.tiling.rows))
+        _, columns = self.width.span(*_middle(self.width, self.tiling.columns))
+        if columns == self.width.size and self.height.step == 1:
+            return self.tiling.ic * self._row(rows * columns, "inp")
+        return self.tiling.ic * rows * self._row(columns, "inp")
+
+    def _store(self) -> int:
+        tiling = self.tiling
+        whole = tiling.columns == self.width.outputs
+        width = tiling.columns * (tiling.rows if whole else 1)
+        return self.needed.acc // width * self._row(width, "out") + self.needed.acc
+
+    def _row(self, elements: int, memory: str) -> int:
+        """Bus cycles of neighbours in DRAM."""
+        beats = -(-elements * self.config.element_bytes(memory) * 8 // self.config.bus_bits)
+        return beats + -(-beats // self.timing.burst_beats) * self.timing.burst_overhead
+
+
+def _pieces(axis: Axis, size: int) -> int:
+    return -(-axis.outputs // size)
+
+
+def _middle(axis: Axis, size: int) -> tuple[int, int]:
+    """The second tile, or the only one: (first, count)."""
+    found = list(cuts(axis.outputs, size))
+    return found[min(1, len(found) - 1)]
