@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -50,13 +50,20 @@ class Region:
     outputs: tuple[Tensor, ...]
     layers: tuple[Layer, ...]
     wide: tuple[str, ...] = ()
+    _ready: dict[VtaConfig, functional.Simulator] = field(default_factory=dict, repr=False, compare=False)
+
+    def simulator(self, config: VtaConfig) -> functional.Simulator:
+        """The program made ready for the functional simulator, once."""
+        if config not in self._ready:
+            self._ready[config] = functional.Simulator(self.program, config)
+        return self._ready[config]
 
     def run(
         self, values: Mapping[str, npt.NDArray[np.int8]], config: VtaConfig
     ) -> tuple[dict[str, npt.NDArray[np.generic]], Counters]:
         """Outputs ``(N, C, H, W)`` for inputs of the same form, on the functional simulator."""
         feed = {tensor.name: pack(values[tensor.name], config) for tensor in self.inputs}
-        found = functional.run(self.program, config, feed)
+        found = self.simulator(config).run(feed)
         results: dict[str, npt.NDArray[np.generic]] = {}
         for tensor in self.outputs:
             raw = found.outputs[tensor.name]
