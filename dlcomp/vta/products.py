@@ -22,7 +22,7 @@ _EXACT = 1 << 10
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """``acc[dst] += inp[src] @ wgt[weight]``: ``dst (P, C)``, each once, ``src (P, R)``, ``weight (R, C)``."""
+    """``acc[dst] += inp[src] @ wgt[weight]``; ``dst (P, C)`` each once, ``src (P, R)``, ``weight (R, C)``."""
 
     dst: Indices
     src: Indices

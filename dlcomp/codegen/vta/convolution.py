@@ -16,7 +16,7 @@ import numpy.typing as npt
 from dlcomp.codegen.vta import nest
 from dlcomp.codegen.vta.blocks import Extent, Rectangle, bias_tiles, bias_vector, blocks, rectangles
 from dlcomp.codegen.vta.dependences import Access
-from dlcomp.codegen.vta.epilogue import add_residual, clip, identity, shift
+from dlcomp.codegen.vta.epilogue import add_residual, clip, shift
 from dlcomp.codegen.vta.operators import Conv
 from dlcomp.codegen.vta.stream import Box, Stream
 from dlcomp.codegen.vta.tiles import Slots, Tiling, axes, box, cuts, room
@@ -97,8 +97,7 @@ class _Lowering:
         if conv.extra is not None:
             stream.buffer(f"{conv.name}.shift", "constant", self._lanes(conv.extra))
         if conv.residual is not None:
-            factor = conv.residual.shift
-            name = stream.buffer(f"identity {factor}", "constant", identity(1 << factor, config.block))
+            name = stream.identity(1 << conv.residual.shift)
             stream.load(isa.Memory.WGT, self.identity, name, Box(0, 1, 1, 1))
 
     def _lanes(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:

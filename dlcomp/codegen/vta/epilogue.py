@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
 from dlcomp.codegen.vta.dependences import Access
 from dlcomp.codegen.vta.nest import vector
 from dlcomp.codegen.vta.operators import Requantize, Residual
@@ -13,11 +10,6 @@ from dlcomp.vta import isa
 
 # The largest amount of one SHR on which all implementations agree.
 _LARGEST_SHIFT = 15
-
-
-def identity(factor: int, block: int) -> npt.NDArray[np.int8]:
-    """A weight tile ``(c, c)`` that multiplies by ``factor``."""
-    return (np.eye(block, dtype=np.int64) * factor).astype(np.int8)
 
 
 def shift(stream: Stream, amount: int, acc: int, count: int) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from dlcomp.codegen.vta import nest
 from dlcomp.codegen.vta.blocks import Extent
 from dlcomp.codegen.vta.dependences import Access
-from dlcomp.codegen.vta.epilogue import accumulate, identity, round_shift_clip, shift
+from dlcomp.codegen.vta.epilogue import accumulate, round_shift_clip, shift
 from dlcomp.codegen.vta.operators import Mean, Sum
 from dlcomp.codegen.vta.stream import Box, Stream
 from dlcomp.codegen.vta.tiles import Slots, cuts
@@ -22,11 +22,8 @@ def lower_sum(stream: Stream, one: Sum) -> None:
     config = stream.config
     elements = Extent.of(one.result, config).elements
     size = min(config.depth("acc") // 2, (config.depth("inp") - 1) // 4, elements)
-    weights = {}
     for place, amount in enumerate((one.left_shift, one.right_shift)):
-        name = stream.buffer(f"identity {amount}", "constant", identity(1 << amount, config.block))
-        stream.load(isa.Memory.WGT, place, name, Box(0, 1, 1, 1))
-        weights[place] = place
+        stream.load(isa.Memory.WGT, place, stream.identity(1 << amount), Box(0, 1, 1, 1))
     sources = Slots(0, size, 4)
     for number, (first, count) in enumerate(cuts(elements, size)):
         acc = number % 2 * size
@@ -34,7 +31,7 @@ def lower_sum(stream: Stream, one: Sum) -> None:
         for place, tensor in enumerate((one.left, one.right)):
             at, _ = sources.place((number, place))
             stream.load(isa.Memory.INP, at, tensor.name, Box(first, 1, count, count))
-            accumulate(stream, acc, at, weights[place], count)
+            accumulate(stream, acc, at, place, count)
         round_shift_clip(stream, one.requantize, acc, count)
         stream.store(acc, one.result.name, Box(first, 1, count, count))
 
@@ -47,8 +44,7 @@ def lower_mean(stream: Stream, one: Mean) -> None:
     # The low digit is from -64 to 63, so that both fit int8.
     low = (one.multiplier + (1 << _DIGIT - 1)) % (1 << _DIGIT) - (1 << _DIGIT - 1)
     for place, digit in enumerate(((one.multiplier - low) >> _DIGIT, low)):
-        name = stream.buffer(f"identity {digit}", "constant", identity(digit, config.block))
-        stream.load(isa.Memory.WGT, place, name, Box(0, 1, 1, 1))
+        stream.load(isa.Memory.WGT, place, stream.identity(digit), Box(0, 1, 1, 1))
     slots = Slots(0, config.depth("inp") // 2, 2)
     junk = config.depth("acc") - nest.junk_size(config.hazard_distance)
     if config.hazard_distance:

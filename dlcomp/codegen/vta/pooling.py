@@ -10,7 +10,7 @@ import numpy as np
 from dlcomp.codegen.vta import nest
 from dlcomp.codegen.vta.blocks import Extent
 from dlcomp.codegen.vta.dependences import Access
-from dlcomp.codegen.vta.epilogue import accumulate, identity
+from dlcomp.codegen.vta.epilogue import accumulate
 from dlcomp.codegen.vta.operators import MaxPool
 from dlcomp.codegen.vta.stream import Box, Stream
 from dlcomp.codegen.vta.tiles import Axis, Slots, box, cuts
@@ -35,8 +35,7 @@ def lower_max_pool(stream: Stream, one: MaxPool) -> None:
     rows = _rows(one, height, width, config.depth("acc") // 2, config.depth("uop") // 4)
     loaded = max(height.span(*part)[1] for part in cuts(result.height, rows)) * data.width
     half = loaded + rows * result.width
-    name = stream.buffer("identity 1", "constant", identity(1, config.block))
-    stream.load(isa.Memory.WGT, 0, name, Box(0, 1, 1, 1))
+    stream.load(isa.Memory.WGT, 0, stream.identity(1), Box(0, 1, 1, 1))
     slots = Slots(0, loaded, 2 if 2 * loaded <= config.depth("inp") else 1)
     number = 0
     for image in range(data.images):

@@ -66,7 +66,17 @@ class Stream:
         return len(self._rows)
 
     def buffer(self, name: str, kind: str, contents: int | npt.NDArray[Any]) -> str:
-        """Declare a DRAM buffer of so many bytes, or with these contents; its name."""
+        """Declare a DRAM buffer of so many bytes, or with these contents; its name.
+
+        Raises
+        ------
+        UsageError
+            There is one of that name with other contents.
+        """
+        known = self._buffers.get(name, (kind, contents))
+        same = known[1] == contents if isinstance(contents, int) else np.array_equal(known[1], contents)
+        if known[0] != kind or not same:
+            raise UsageError(f"two buffers are called {name!r}", hint="every layer has a name of its own")
         self._buffers[name] = (kind, contents)
         return name
 
@@ -91,6 +101,11 @@ class Stream:
                 y_size=part.rows, x_size=part.columns, x_stride=part.stride,
             )  # fmt: skip
             self._add(one, _STORE, [Access("acc", sram + at, sram + at + size)], buffer)
+
+    def identity(self, factor: int) -> str:
+        """The buffer of a weight tile that multiplies by ``factor``, from -128 to 127."""
+        tile = (np.eye(self.config.block, dtype=np.int64) * factor).astype(np.int8)
+        return self.buffer(f"identity times {factor}", "constant", tile)
 
     def gemm(self, call: Call, accesses: Sequence[Access]) -> None:
         """Multiply and accumulate; ``accesses`` cover all that the call touches."""
