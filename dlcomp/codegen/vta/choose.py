@@ -17,7 +17,7 @@ from dlcomp.vta.cycles import simulate
 from dlcomp.vta.timing import Timing
 
 # Tilings that are simulated.
-_FINALISTS = 8
+_FINALISTS = 12
 
 
 def choose_tiling(

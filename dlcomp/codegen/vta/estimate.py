@@ -6,6 +6,8 @@ first load and the last store. The cycle simulator is exact; this ranks hundreds
 
 from __future__ import annotations
 
+import math
+
 from dlcomp.codegen.vta.blocks import Extent
 from dlcomp.codegen.vta.convolution import rectangle_blocks
 from dlcomp.codegen.vta.operators import Conv
@@ -18,8 +20,8 @@ from dlcomp.vta.timing import Timing
 _PASSES = 5
 # More of them: a shift by register, which takes two cycles, and what follows the addition of a residual.
 _REGISTER, _RESIDUAL = 2, 5
-# Up to so many outputs a tile, all taps of a kernel are cheaper as micro-ops than as instructions.
-_FEW_OUTPUTS = 64
+# What an instruction costs, and a micro-op that is used this often, in the choice between forms of a kernel.
+_START, _REUSED = 8, 16
 
 
 def estimate(conv: Conv, tiling: Tiling, config: VtaConfig, timing: Timing) -> float:
@@ -64,11 +66,37 @@ class _Count:
 
     def compute(self) -> float:
         """Multiplications, passes over the accumulators, and the start of each instruction."""
-        few = self.tiling.rows * self.tiling.columns <= _FEW_OUTPUTS
-        calls = self.inner * (1 if few else self.width.kernel)
+        calls, uops = self._kernel()
         start = self.timing.dispatch + self.timing.gemm_drain
         work = self.steps * self.timing.gemm_interval + self.outputs * self.passes * self.timing.alu_interval
-        return float(work + self.tiles * (self.passes + calls) * start)
+        return work + self.tiles * (self.passes + self.inner * calls) * start + self._fetches(calls, uops)
+
+    def _kernel(self) -> tuple[int, int]:
+        """Instructions and micro-ops of one part of a tile, in the cheaper of two forms of :mod:`nest`."""
+        vertical = self._taps(self.height, self.tiling.rows)
+        whole = (1, vertical * self._taps(self.width, self.tiling.columns))
+        split = (self.width.kernel, self.width.kernel * vertical * min(self.tiling.oc, self.tiling.ic))
+        return min(whole, split, key=lambda form: form[0] * _START + form[1] / _REUSED)
+
+    def _taps(self, axis: Axis, size: int) -> int:
+        return len(axis.window(*_middle(axis, size)).pairs)
+
+    def _fetches(self, calls: int, uops: int) -> float:
+        """Micro-ops are fetched once for every place that a part of a tile can lie in."""
+        tiling, needed = self.tiling, self.needed
+        period = math.lcm(tiling.contexts * self.inner, needed.data_slots)
+        if self.outer * self.inner <= needed.weight_slots:
+            period *= self.outer
+        else:
+            period = math.lcm(period, needed.weight_slots)
+        # Borders have kernels of their own.
+        kinds = math.prod(
+            min(3 if axis.kernel > 1 else 1, _pieces(axis, size))
+            for axis, size in ((self.height, tiling.rows), (self.width, tiling.columns))
+        )
+        parts = self.tiles * self.inner
+        kernels = min(parts, period + (kinds - 1) * self.inner)
+        return kernels * (calls * self.timing.dispatch + uops * 32 / self.config.bus_bits)
 
     def reads(self) -> float:
         """Weights and data, again where they do not stay."""
@@ -90,8 +118,8 @@ class _Count:
         return float(self._weight_part() + self._data_part())
 
     def last_store(self) -> float:
-        """The last tile's shift, clip and store."""
-        return float(self._store() + 3 * self.needed.acc)
+        """That of the last tile, which nothing hides."""
+        return float(self._store())
 
     def _weight_part(self) -> int:
         return self._row(self.needed.weights, "wgt")
