@@ -90,7 +90,7 @@ class Matcher:
             return None
         name = f"{node.output[0]}_sums"
         full = (shape[0], shape[1], shape[2], shape[3]) if len(shape) == 4 else (shape[0], shape[1], 1, 1)
-        made = self._layer(node, Tensor(name, full), 0, -128, 127)
+        made = self._layer(node, Tensor(name, full), 0, -128, 127, wide=True)
         if made is None:
             return None
         extra = np.zeros(1, np.int64) if made.extra is None else made.extra
@@ -132,7 +132,9 @@ class Matcher:
         self.views[result.name] = tensor
         return Found(result.name, None, view=tensor.name)
 
-    def _layer(self, node: onnx.NodeProto, result: Tensor, exponent: int, low: int, high: int) -> Conv | None:
+    def _layer(
+        self, node: onnx.NodeProto, result: Tensor, exponent: int, low: int, high: int, wide: bool = False
+    ) -> Conv | None:
         graph, attributes = self.graph, attributes_of(node)
         operand = self._operand(str(node.input[0]))
         dequantize = graph.producer.get(str(node.input[1]))
@@ -149,17 +151,18 @@ class Matcher:
             weight = matrix
         elif weight.ndim != 4 or tensor.shape != graph_tensor_shape(graph, data.name):
             return None
-        bias = self._bias(node, weight.shape[0])
+        of_sums = data.exponent + exponents.reshape(-1)
+        bias = self._bias(node, weight.shape[0], of_sums)
         if bias is None:
             return None
-        shifts = exponent - data.exponent - exponents.reshape(-1)
+        shifts = exponent - of_sums
         geometry = _geometry(attributes, tensor, weight) if node.op_type == "Conv" else {}
         if geometry is None:
             return None
         extra = shifts - shifts.min()
-        if extra.any() and (shifts.size != weight.shape[0] or extra.max() > _LARGEST_EXTRA):
+        if extra.any() and shifts.size != weight.shape[0]:
             return None
-        if extra.any() and shifts.min() < 0 and result.name == str(node.output[0]):
+        if extra.any() and not wide and (extra.max() > _LARGEST_EXTRA or shifts.min() < 0):
             return None
         how = Requantize(int(shifts.min()), low, high)
         per_channel = {"extra": extra} if extra.any() else {}
@@ -179,14 +182,20 @@ class Matcher:
         rows = weight if attributes.get("transB", 0) else weight.T
         return np.ascontiguousarray(rows.reshape(rows.shape[0], *data.shape[1:]))
 
-    def _bias(self, node: onnx.NodeProto, outputs: int) -> npt.NDArray[np.int32] | None:
+    def _bias(
+        self, node: onnx.NodeProto, outputs: int, of_sums: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int32] | None:
+        """A bias of 32 bits in the scale of the sums; zeros if there is none, None if it is another kind."""
         if len(node.input) < 3 or not node.input[2]:
             return np.zeros(outputs, np.int32)
         dequantize = self.graph.producer.get(str(node.input[2]))
         if dequantize is None or dequantize.op_type != "DequantizeLinear":
             return None
         stored = self.graph.constant(str(dequantize.input[0]))
-        if stored is None or stored.dtype != np.int32 or stored.size not in (1, outputs):
+        exponents = self.graph.exponents(dequantize)
+        if stored is None or exponents is None or not (exponents == of_sums).all():
+            return None
+        if stored.dtype != np.int32 or stored.size not in (1, outputs):
             return None
         return np.ascontiguousarray(np.broadcast_to(stored.reshape(-1), (outputs,)).astype(np.int32))
 

@@ -38,7 +38,11 @@ def grid_of_weight(weight: np.ndarray, bits: int, axis: int | None) -> Grid:
     limit = 2 ** (bits - 1) - 1
     if axis is None:
         return Grid(_of_values(weight, limit), np.array(0, np.int8))
-    scales = np.array([_of_values(part, limit) for part in np.moveaxis(weight, axis, 0)])
+    parts = np.moveaxis(weight, axis, 0)
+    scales = np.array([_of_values(part, limit) for part in parts])
+    alive = np.array([bool(part.any()) for part in parts])
+    # A channel that is all zero takes any scale, and so none that others would be far from.
+    scales[~alive] = scales[alive].max(initial=0) if alive.any() else 1.0
     # Shifts by register end at 15: channels of smaller weights than that get what they can.
     scales = np.maximum(scales, scales.max(initial=0) * np.float32(2.0**-_LARGEST_EXTRA))
     return Grid(scales.astype(np.float32), np.zeros(len(scales), np.int8), axis)
