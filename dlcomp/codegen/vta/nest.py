@@ -122,51 +122,64 @@ def convolution(
         How often the micro-ops will be used again.
     """
     origin = np.array([bases])
-    vertical = _offsets(rows, steps.dst_row, steps.src_row, steps.wgt_row)
+    row_steps = (steps.dst_row, steps.src_row, steps.wgt_row)
+    vertical = _offsets(rows, row_steps)
     channels_in = Loop(ic, 0, steps.src_ic, steps.wgt_ic)
     channels_out = Loop(oc, steps.dst_oc, 0, steps.wgt_oc)
-    horizontal = _offsets(columns, 1, 1, 1)
-    forms = [
-        [Call(_product(origin, vertical, horizontal), channels_in, channels_out)],
-        _by_column(origin, vertical, columns, channels_out, channels_in),
-        _by_column(origin, vertical, columns, channels_in, channels_out),
-    ]
+    horizontal = _offsets(columns, (1, 1, 1))
     limit = config.depth("uop") // 2
-    fitting = [form for form in forms if form and all(len(call.uops) <= limit for call in form)]
+    forms = [
+        _split(Call(_product(origin, vertical, horizontal), channels_in, channels_out), limit),
+        _by_tap(origin, columns, (1, 1, 1), vertical, channels_out, channels_in),
+        _by_tap(origin, columns, (1, 1, 1), vertical, channels_in, channels_out),
+        _by_tap(origin, rows, row_steps, horizontal, channels_out, channels_in),
+        _by_tap(origin, rows, row_steps, horizontal, channels_in, channels_out),
+    ]
+    fitting = [form for form in forms if all(len(call.uops) <= limit for call in form)]
     safe = [form for form in fitting if all(_apart(call, config.hazard_distance) for call in form)]
     if safe:
         return min(safe, key=lambda form: _cost(form, reuse))
-    everything = _product(origin, channels_out.rows(), vertical, horizontal)
-    return [Call(spaced(everything, junk, config.hazard_distance), channels_in)]
+    everything = Call(_product(origin, channels_out.rows(), vertical, horizontal), channels_in)
+    # Fillers at most double them and a few.
+    parts = _split(everything, limit // (2 * config.hazard_distance + 2))
+    return [Call(spaced(part.uops, junk, config.hazard_distance), part.outer) for part in parts]
+
+
+def _split(call: Call, limit: int) -> list[Call]:
+    """The same micro-ops in as many instructions as the scratchpad needs."""
+    return [
+        Call(call.uops[at : at + limit], call.outer, call.inner) for at in range(0, len(call.uops), limit)
+    ]
 
 
 def _cost(form: Sequence[Call], reuse: float) -> float:
     return sum(_START + _FETCH * len(call.uops) / reuse for call in form)
 
 
-def _offsets(window: Window, dst: int, src: int, wgt: int) -> npt.NDArray[np.int64]:
-    """(tap, output) pairs as offsets, tap by tap."""
-    rows = [
-        (out * dst, at * src, tap * wgt) for (tap, out), at in zip(window.pairs, window.source, strict=True)
-    ]
+def _offsets(window: Window, steps: tuple[int, int, int]) -> npt.NDArray[np.int64]:
+    """(tap, output) pairs as offsets, tap by tap; ``steps`` of an output, a source element and a tap."""
+    pairs = zip(window.pairs, window.source, strict=True)
+    rows = [(out * steps[0], at * steps[1], tap * steps[2]) for (tap, out), at in pairs]
     return np.array(rows, np.int64).reshape(-1, 3)
 
 
-def _by_column(
+def _by_tap(
     origin: npt.NDArray[np.int64],
-    vertical: npt.NDArray[np.int64],
-    columns: Window,
+    window: Window,
+    steps: tuple[int, int, int],
+    others: npt.NDArray[np.int64],
     unrolled: Loop,
     counted: Loop,
 ) -> list[Call]:
-    """One call a column of the kernel: the outputs of a row are a loop."""
+    """One call a row or column of the kernel: the outputs along that axis are a loop."""
     calls = []
-    for tap in columns.taps:
-        found = [(o, s) for (t, o), s in zip(columns.pairs, columns.source, strict=True) if t == tap]
-        first, stride = found[0], (found[1][1] - found[0][1] if len(found) > 1 else 0)
-        base = origin + np.array([[first[0], first[1], tap]])
-        uops = _product(base, unrolled.rows(), vertical)
-        calls.append(Call(uops, counted, Loop(len(found), 1, stride, 0)))
+    for tap in window.taps:
+        pairs = zip(window.pairs, window.source, strict=True)
+        found = [(out, at) for (t, out), at in pairs if t == tap]
+        first, apart = found[0], (found[1][1] - found[0][1] if len(found) > 1 else 0)
+        base = origin + np.array([[first[0] * steps[0], first[1] * steps[1], tap * steps[2]]])
+        uops = _product(base, unrolled.rows(), others)
+        calls.append(Call(uops, counted, Loop(len(found), steps[0], apart * steps[1], 0)))
     return calls
 
 
