@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy.typing as npt
 import onnx
 
 from dlcomp.codegen.vta import reference
+from dlcomp.codegen.vta.columns import with_columns
+from dlcomp.codegen.vta.operators import operands
 from dlcomp.codegen.vta.partition import DeviceSegment, HostSegment, Partition, partition
 from dlcomp.codegen.vta.region import Layer, Region, build_region
 from dlcomp.codegen.vta.tiles import Tiling
@@ -93,9 +95,16 @@ class VtaNetwork:
 
     def _device(self, number: int, segment: DeviceSegment, values: Values, engine: str) -> None:
         region = self.regions[number]
-        feed = {tensor.name: values[tensor.name].reshape(tensor.shape) for tensor in region.inputs}
+        folds = {fold.result.name: fold for fold in region.folds}
+        feed = {}
+        for tensor in region.inputs:
+            fold = folds.get(tensor.name)
+            source = fold.data if fold else tensor
+            array = values[source.name].reshape(source.shape)
+            feed[tensor.name] = fold.gather(array) if fold else array
         if engine == "reference":
-            found: Mapping[str, npt.NDArray[Any]] = reference.run_operators(segment.operators, feed)
+            whole = {name: values[name].reshape(shape) for name, shape in _shapes(segment).items()}
+            found: Mapping[str, npt.NDArray[Any]] = reference.run_operators(segment.operators, whole)
         else:
             found, counters = region.run(feed, self.config)
             self.counters.append(counters)
@@ -183,10 +192,16 @@ def compile_network(
         if isinstance(segment, HostSegment):
             hosts[number] = (host or reference_host)(segment.network)
         else:
-            regions[number] = build_region(
-                segment.operators, segment.outputs, config, chosen, contexts=contexts
-            )
+            operators, folds = with_columns(segment.operators, segment.inputs, config.block)
+            region = build_region(operators, segment.outputs, config, chosen, contexts=contexts)
+            regions[number] = replace(region, folds=folds)
     return VtaNetwork(config, chosen, model.signature, plan, regions, hosts)
+
+
+def _shapes(segment: DeviceSegment) -> dict[str, tuple[int, ...]]:
+    """The shapes of what a segment reads, as its operators read it."""
+    read = [tensor for one in segment.operators for tensor in operands(one)]
+    return {tensor.name: tensor.shape for tensor in read if tensor.name in segment.inputs}
 
 
 def reference_host(network: onnx.ModelProto) -> Callable[[Mapping[str, npt.NDArray[Any]]], Values]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from dlcomp.codegen.vta.blocks import Extent, pack, unpack
 from dlcomp.codegen.vta.choose import choose_tiling
+from dlcomp.codegen.vta.columns import Columns
 from dlcomp.codegen.vta.convolution import lower_convolution
 from dlcomp.codegen.vta.operators import Conv, MaxPool, Mean, Operator, Sum, Tensor, operands
 from dlcomp.codegen.vta.pointwise import lower_mean, lower_sum
@@ -43,6 +44,8 @@ class Region:
     ----------
     wide : tuple of str
         Outputs that are int32, in four planes of bytes.
+    folds : tuple of Columns
+        Inputs that the host makes of other tensors.
     """
 
     program: Program
@@ -50,6 +53,7 @@ class Region:
     outputs: tuple[Tensor, ...]
     layers: tuple[Layer, ...]
     wide: tuple[str, ...] = ()
+    folds: tuple[Columns, ...] = ()
     _ready: dict[VtaConfig, functional.Simulator] = field(default_factory=dict, repr=False, compare=False)
 
     def simulator(self, config: VtaConfig) -> functional.Simulator:

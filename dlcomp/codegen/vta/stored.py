@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from dlcomp.codegen.program import KernelInfo, Program
+from dlcomp.codegen.vta.columns import Columns
 from dlcomp.codegen.vta.network import VtaNetwork, reference_host
 from dlcomp.codegen.vta.operators import Tensor
 from dlcomp.codegen.vta.partition import DeviceSegment, HostSegment, Partition
@@ -41,6 +42,7 @@ def packaged(network: VtaNetwork, target: Target) -> Program:
                 "tensors": [[asdict(t) for t in some] for some in (region.inputs, region.outputs)],
                 "layers": [asdict(layer) for layer in region.layers],
                 "wide": region.wide,
+                "folds": [asdict(fold) for fold in region.folds],
             }
         segments.append(entry)
     plan = network.plan
@@ -89,7 +91,8 @@ def _restored(header: Mapping[str, Any], bodies: Sequence[bytes], signature: Sig
         read, made = (tuple(_tensor(one) for one in some) for some in entry["tensors"])
         layers = tuple(_layer(one) for one in entry["layers"])
         program = vta_program.Program.from_bytes(body)
-        regions[number] = Region(program, read, made, layers, tuple(entry["wide"]))
+        folds = tuple(_fold(one) for one in entry["folds"])
+        regions[number] = Region(program, read, made, layers, tuple(entry["wide"]), folds)
     shapes = {name: tuple(shape) for name, shape in header["shapes"].items()}
     plan = Partition(tuple(segments), dict(header["views"]), shapes, (), tuple(header["outputs"]))
     config, timing = VtaConfig.of(header["config"]), Timing(**header["timing"])
@@ -99,6 +102,11 @@ def _restored(header: Mapping[str, Any], bodies: Sequence[bytes], signature: Sig
 def _tensor(raw: Mapping[str, Any]) -> Tensor:
     batch, channels, height, width = (int(np.int64(size)) for size in raw["shape"])
     return Tensor(str(raw["name"]), (batch, channels, height, width))
+
+
+def _fold(raw: Mapping[str, Any]) -> Columns:
+    data, result = _tensor(raw["data"]), _tensor(raw["result"])
+    return Columns(data, result, int(raw["taps"]), int(raw["stride"]), int(raw["pad"]), int(raw["dilation"]))
 
 
 def _layer(raw: Mapping[str, Any]) -> Layer:
