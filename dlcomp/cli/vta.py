@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,7 @@ from dlcomp.cli.options import Json
 from dlcomp.cli.output import show
 
 if TYPE_CHECKING:
+    from dlcomp.codegen.vta import VtaNetwork
     from dlcomp.vta.config import VtaConfig
     from dlcomp.vta.program import Program
 
@@ -32,18 +33,20 @@ def targets(json: Json = None) -> int:
     return 0
 
 
-def _network(path: Path) -> Any:
+def _network(path: Path) -> VtaNetwork | None:
     """The network of a .dlc, or None of a bare program."""
     if path.suffix != ".dlc":
         return None
     import dlcomp
     from dlcomp.errors import UsageError
+    from dlcomp.runtime.vta import VtaSession
 
     artifact = dlcomp.open(path)
-    if artifact.target.kind != "vta":
+    session = artifact.session()
+    if not isinstance(session, VtaSession):
         hint = "dlcomp compile --target vta:pynq makes one for VTA"
         raise UsageError(f"the artifact is for {artifact.target}", where=str(path), hint=hint)
-    return artifact.session().network  # type: ignore[attr-defined]
+    return session.network
 
 
 def _read(path: Path, target: str, region: int) -> tuple[Program, VtaConfig]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 
 from dlcomp.codegen.vta.blocks import Extent
@@ -54,6 +54,13 @@ def choose_tiling(
     if len(best) == 1:
         return best[0]
     return min(best, key=lambda tiling: layer_cycles(conv, tiling, config, timing))
+
+
+def geometry(conv: Conv) -> Hashable:
+    """What the speed of a convolution depends on: layers of one geometry take one tiling."""
+    how = (conv.strides, conv.pads, conv.dilations, conv.groups)
+    after = (conv.extra is None, conv.residual is None, conv.wide)
+    return (conv.data.shape, conv.result.shape, conv.weight.shape, how, after)
 
 
 def _of_batch(conv: Conv, batch: int) -> Conv:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from dlcomp.codegen.vta.blocks import Extent, pack, unpack
-from dlcomp.codegen.vta.choose import choose_tiling
+from dlcomp.codegen.vta.choose import choose_tiling, geometry
 from dlcomp.codegen.vta.columns import Columns
 from dlcomp.codegen.vta.convolution import lower_convolution
 from dlcomp.codegen.vta.operators import Conv, MaxPool, Mean, Operator, Sum, Tensor, operands
@@ -113,11 +113,14 @@ def build_region(
         size = Extent.of(tensor, config).elements * config.element_bytes("out")
         planes = 4 if tensor.name in wide else 1
         stream.buffer(tensor.name, "input" if tensor in inputs else kind, planes * size)
-    layers = []
+    layers: list[Layer] = []
+    chosen: dict[Hashable, Tiling] = {}
     for one in operators:
         begin, tiling = len(stream), None
         if isinstance(one, Conv):
-            tiling = (tilings or {}).get(one.name) or choose_tiling(one, config, timing, contexts=contexts)
+            tiling = (tilings or {}).get(one.name) or chosen.get(geometry(one))
+            tiling = tiling or choose_tiling(one, config, timing, contexts=contexts)
+            chosen[geometry(one)] = tiling
         _lower(stream, one, tiling)
         macs = one.macs if isinstance(one, Conv) else 0
         layers.append(Layer(one.name, type(one).__name__.lower(), begin, len(stream), macs, tiling))
