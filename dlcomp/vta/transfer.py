@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,16 @@ class Dram:
                 raise ProgramFault("dram", message, step.index)
         return starts
 
+    def read(self, start: int, size: int, step: Step) -> npt.NDArray[np.uint8]:
+        """Bytes from ``start`` on; ProgramFault for those that nothing has written."""
+        valid = self.valid[start : start + size]
+        if not valid.all():
+            at = start + int(np.argmin(valid))
+            raise ProgramFault("uninitialised", f"loads DRAM byte {at}, which is not written", step.index)
+        self.shadow.read(self.granules(start, size), step)
+        contents: npt.NDArray[np.uint8] = self.data[start : start + size]
+        return contents
+
     def granules(self, start: int, size: int) -> slice:
         """The shadow's elements of a byte range."""
         return slice(start // self.grain, -(-(start + size) // self.grain))
@@ -95,18 +106,17 @@ def load(
     count = one.rows * one.columns
     pad.check_range(one.sram_base, one.sram_base + count, step)
     _check_load(one, memory, count, dram.config, strict, step)
-    block = np.zeros((one.rows, one.columns, size), np.uint8)
-    if one.pad_min:
-        # The least number of the element: of an int32 only the top byte is 0x80.
-        block[..., 3 if memory == "acc" else 0 :: 4 if memory == "acc" else 1] = 128
-    for row, start in enumerate(dram.rows(one, size, step).tolist()):
-        end = start + one.x_size * size
-        if not dram.valid[start:end].all():
-            at = start + int(np.argmin(dram.valid[start:end]))
-            raise ProgramFault("uninitialised", f"loads DRAM byte {at}, which is not written", step.index)
-        dram.shadow.read(dram.granules(start, end - start), step)
-        inside = block[one.y_pad_0 + row, one.x_pad_0 : one.x_pad_0 + one.x_size]
-        inside[...] = dram.data[start:end].reshape(one.x_size, size)
+    if one.x_stride == one.x_size and count == one.y_size * one.x_size:
+        # Neighbours in DRAM as in the scratchpad: one row.
+        one = dataclasses.replace(one, y_size=1, x_size=count)
+    starts = dram.rows(one, size, step).tolist()
+    if len(starts) == 1 and count == one.x_size:
+        block = dram.read(starts[0], count * size, step)
+    else:
+        block = _padded(one, memory, size)
+        for row, start in enumerate(starts):
+            inside = block[one.y_pad_0 + row, one.x_pad_0 : one.x_pad_0 + one.x_size]
+            inside[...] = dram.read(start, one.x_size * size, step).reshape(one.x_size, size)
     where = slice(one.sram_base, one.sram_base + count)
     pad.shadow.write(where, step)
     pad.data[where] = _elements(block, memory, dram.config, pad)
@@ -121,6 +131,15 @@ def load(
             pads["out"].valid[where] = True
     name = "acc_bytes" if memory == "acc8" else f"{memory}_bytes"
     setattr(counters, name, getattr(counters, name) + one.y_size * one.x_size * size)
+
+
+def _padded(one: isa.Load, memory: str, size: int) -> npt.NDArray[np.uint8]:
+    """What surrounds the data, ``(rows, columns, size)`` bytes."""
+    block = np.zeros((one.rows, one.columns, size), np.uint8)
+    if one.pad_min:
+        # The least number of the element: of an int32 only the top byte is 0x80.
+        block[..., 3 if memory == "acc" else 0 :: 4 if memory == "acc" else 1] = 128
+    return block
 
 
 def _check_load(one: isa.Load, memory: str, count: int, config: VtaConfig, strict: bool, step: Step) -> None:

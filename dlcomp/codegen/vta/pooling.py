@@ -72,14 +72,15 @@ def _tile(
 ) -> None:
     acc, source = bases
     outputs = 1 + max(out for _, out in columns.pairs)
-    pairs = [
-        (row * outputs + column, at_row * pitch + at_column)
-        for (_, row), at_row in zip(rows.pairs, rows.source, strict=True)
-        for (_, column), at_column in zip(columns.pairs, columns.source, strict=True)
-    ]
+    # Tap by tap, so that a result is not read again right after it was written.
+    pairs = sorted(
+        (tap_row, tap_column, row * outputs + column, at_row * pitch + at_column)
+        for (tap_row, row), at_row in zip(rows.pairs, rows.source, strict=True)
+        for (tap_column, column), at_column in zip(columns.pairs, columns.source, strict=True)
+    )
     first: dict[int, int] = {}
     more = []
-    for out, at in pairs:
+    for _, _, out, at in pairs:
         if out in first:
             more.append((acc + loaded + out, acc + at, 0))
         else:
