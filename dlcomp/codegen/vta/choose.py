@@ -18,6 +18,8 @@ from dlcomp.vta.timing import Timing
 
 # Tilings that are simulated.
 _FINALISTS = 12
+# Of a batch, as many images as these pixels of results take are simulated.
+_LEAST_IMAGES, _ENOUGH_PIXELS = 2, 512
 
 
 def choose_tiling(
@@ -37,8 +39,10 @@ def choose_tiling(
     UsageError
         Not even single outputs fit the scratchpads.
     """
-    # One group of images is like the next.
-    conv = _of_batch(conv, min(conv.data.shape[0], config.batch))
+    # Many images are like a few: so many that what is kept between them counts.
+    pixels = conv.result.shape[2] * conv.result.shape[3]
+    images = config.batch * max(_LEAST_IMAGES, _ENOUGH_PIXELS // pixels)
+    conv = _of_batch(conv, min(conv.data.shape[0], images))
     ranked = sorted(
         _candidates(conv, config, contexts), key=lambda t: (estimate(conv, t, config, timing), str(t))
     )
