@@ -44,7 +44,7 @@ def choose_tiling(
     images = config.batch * max(_LEAST_IMAGES, _ENOUGH_PIXELS // pixels)
     conv = _of_batch(conv, min(conv.data.shape[0], images))
     ranked = sorted(
-        _candidates(conv, config, contexts), key=lambda t: (estimate(conv, t, config, timing), str(t))
+        candidates(conv, config, contexts), key=lambda t: (estimate(conv, t, config, timing), str(t))
     )
     if not ranked:
         kernel = conv.weight.shape[2:]
@@ -100,7 +100,8 @@ def _sizes(whole: int, most: int) -> list[int]:
     return sorted({-(-whole // parts) for parts in range(-(-whole // most), whole + 1)}, reverse=True)
 
 
-def _candidates(conv: Conv, config: VtaConfig, contexts: int) -> Iterator[Tiling]:
+def candidates(conv: Conv, config: VtaConfig, contexts: int) -> Iterator[Tiling]:
+    """Tilings that fit the scratchpads: equal pieces of every axis."""
     oc, ic = rectangle_blocks(conv, config.block)
     height, width = axes(conv)
     most = config.depth("acc") // contexts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -113,9 +112,3 @@ class Graph:
         """The one node that reads ``name``; None if there are more, or if it is an output."""
         readers = self.consumers.get(name, [])
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
-
-
-def log2_exact(value: float) -> int | None:
-    """The exponent of a power of two, or None."""
-    mantissa, exponent = math.frexp(value)
-    return exponent - 1 if mantissa == 0.5 else None

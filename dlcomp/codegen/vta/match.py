@@ -120,6 +120,11 @@ class Matcher:
         tensor = self.views.get(found.name) or self.graph.tensor(found.name)
         return None if tensor is None else (tensor, found)
 
+    def _is_flattened(self, data: Quantized, tensor: Tensor) -> bool:
+        """Whether a value has another shape than the tensor that it views."""
+        seen = self.graph.tensor(data.name)
+        return seen is None or seen.shape != tensor.shape
+
     def _view(self, node: onnx.NodeProto, result: Tensor, exponent: int) -> Found | None:
         operand = self._operand(str(node.input[0]))
         if operand is None or operand[1].exponent != exponent:
@@ -149,7 +154,9 @@ class Matcher:
             if matrix is None:
                 return None
             weight = matrix
-        elif weight.ndim != 4 or tensor.shape != graph_tensor_shape(graph, data.name):
+        elif weight.ndim != 4 or (
+            data.name in self.views and self.views[data.name] != graph.tensor(data.name)
+        ):
             return None
         of_sums = data.exponent + exponents.reshape(-1)
         bias = self._bias(node, weight.shape[0], of_sums)
@@ -239,12 +246,6 @@ class Matcher:
         if not 0 < shift < 31 or not 0 < multiplier <= most:
             return None
         return Mean(str(node.output[0]), tensor, result, multiplier, Requantize(shift, low, high))
-
-
-def graph_tensor_shape(graph: Graph, name: str) -> tuple[int, int, int, int] | None:
-    """The shape of a value as a tensor, which a view of another shape does not have."""
-    tensor = graph.tensor(name)
-    return None if tensor is None else tensor.shape
 
 
 def _geometry(attributes: Any, data: Tensor, weight: npt.NDArray[Any]) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ Every operator ends in :class:`Requantize`: a rounding shift and a clip, which i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -142,13 +141,8 @@ def operands(one: Operator) -> list[Tensor]:
     return [one.data]
 
 
-def macs_of(one: Operator) -> int:
-    """Multiply-accumulates of a convolution; 0 of anything else."""
-    return one.macs if isinstance(one, Conv) else 0
-
-
 def output_size(
-    size: int, kernel: int, stride: int, pads: tuple[int, int], dilation: int = 1, ceil: Any = False
+    size: int, kernel: int, stride: int, pads: tuple[int, int], dilation: int = 1, ceil: bool = False
 ) -> int:
     """Outputs along one axis; ``ceil`` counts a last window that is not whole, as pooling may."""
     room = size + sum(pads) - dilation * (kernel - 1) - 1

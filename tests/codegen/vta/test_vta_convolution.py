@@ -10,7 +10,7 @@ from layers import PIPELINED, check, conv
 
 from dlcomp.codegen.vta import build_region
 from dlcomp.codegen.vta.blocks import bias_tiles, bias_vector, pack, rectangles, unpack
-from dlcomp.codegen.vta.choose import choose_tiling, layer_cycles
+from dlcomp.codegen.vta.choose import candidates, choose_tiling, layer_cycles
 from dlcomp.codegen.vta.operators import Requantize, Residual, Tensor
 from dlcomp.codegen.vta.reference import convolve
 from dlcomp.codegen.vta.tiles import Tiling
@@ -61,18 +61,12 @@ def test_any_convolution(
     layer = conv(rng, (batch, channels, *size), outputs, kernel, strides, pads, dilations)
     config = described(target)
     # Not the tiling that is thought best, but any that fits.
-    tilings = list(_fitting(layer, config, contexts))
+    tilings = list(candidates(layer, config, contexts))
     if not tilings:
         with pytest.raises(UsageError, match="no tile of this convolution fits"):
             choose_tiling(layer, config, PIPELINED, contexts=contexts)
         return
     check([layer], config, rng, tilings={"layer": tilings[seed % len(tilings)]})
-
-
-def _fitting(layer, config: VtaConfig, contexts: int) -> list[Tiling]:
-    from dlcomp.codegen.vta.choose import _candidates
-
-    return list(_candidates(layer, config, contexts))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -207,7 +201,7 @@ def test_the_choice_is_no_slower_than_what_was_simulated() -> None:
     layer = conv(np.random.default_rng(0), (1, 64, 14, 14), 64, pads=(1, 1, 1, 1))
     config = load("pynq")
     chosen = layer_cycles(layer, choose_tiling(layer, config, PIPELINED), config, PIPELINED)
-    others = [layer_cycles(layer, t, config, PIPELINED) for t in _fitting(layer, config, 2)[::9]]
+    others = [layer_cycles(layer, t, config, PIPELINED) for t in candidates(layer, config, 2)[::9]]
     assert chosen <= min(others) * 1.03
 
 
