@@ -69,17 +69,31 @@ def unpack(packed: Int8, tensor: Tensor, config: VtaConfig) -> Int8:
 
 @dataclass(frozen=True, eq=False)
 class Rectangle:
-    """Blocks of outputs that all read the same blocks of inputs; ``tiles (oc, ic, KH, KW, c, c)``."""
+    """Blocks of outputs that all read the same blocks of inputs; ``tiles (oc, ic, KH, KW, c, c)``.
+
+    Of a ``diagonal`` one each block of outputs reads the one block of inputs of its own number, and ic is 1.
+    """
 
     first_output: int
     first_input: int
     tiles: Int8
+    diagonal: bool = False
+
+
+def is_diagonal(conv: Conv, block: int) -> bool:
+    """Whether groups are as wide as they are deep and lie within blocks, as depthwise ones do."""
+    width = conv.weight.shape[1]
+    return conv.groups > 1 and conv.weight.shape[0] == conv.groups * width and block % width == 0
 
 
 def rectangles(conv: Conv, block: int) -> list[Rectangle]:
     """The weights of a convolution in dense tiles; groups smaller than a block share one, with zeros."""
     outputs, per_group = conv.weight.shape[:2]
     group_outputs = outputs // conv.groups
+    if is_diagonal(conv, block):
+        every = range(blocks(outputs, block))
+        tiles = [_rectangle(conv, block, n, n + 1, (n, n + 1)).tiles for n in every]
+        return [Rectangle(0, 0, np.concatenate(tiles), diagonal=True)]
     spans = []
     for first in range(0, outputs, block):
         last = min(first + block, outputs) - 1

@@ -143,9 +143,12 @@ class _Lowering:
         vertical, horizontal = self.height.window(*tile.rows), self.width.window(*tile.columns)
         if vertical.pairs and horizontal.pairs:
             for blocks_in in cuts(ic, self.tiling.ic):
-                data = self._load_data(tile, rectangle.first_input, blocks_in)
+                channels = (rectangle.first_input + blocks_in[0], blocks_in[1])
+                if rectangle.diagonal:
+                    channels = (first_output, tile.channels[1])
+                data = self._load_data(tile, channels)
                 at = self._load_weights(rectangle, tile.channels, blocks_in, weights, offsets)
-                self._multiply(acc, data, at, tile, blocks_in[1])
+                self._multiply(acc, data, at, tile, blocks_in[1], rectangle.diagonal)
         place = box(self.result, tile.image, (first_output, tile.channels[1]), (*tile.rows, 1), tile.columns)
         if self.conv.wide:
             self._store_wide(acc, count, place)
@@ -205,11 +208,10 @@ class _Lowering:
         reads = [Access("inp", self.vector, self.vector + 1), Access("wgt", at, at + channels)]
         stream.gemm(call, [*reads, Access("acc", acc, acc + count, write=True)])
 
-    def _load_data(self, tile: _Tile, first_input: int, part: tuple[int, int]) -> tuple[int, int, int]:
+    def _load_data(self, tile: _Tile, channels: tuple[int, int]) -> tuple[int, int, int]:
         """Where the data are, and how many rows and columns of them there are."""
         top, rows = self.height.span(*tile.rows)
         left, columns = self.width.span(*tile.columns)
-        channels = (first_input + part[0], part[1])
         at, hit = self.datas.place((tile.image, channels, top, rows, left, columns))
         if not hit:
             found = box(self.data, tile.image, channels, (top, rows, self.height.step), (left, columns))
@@ -232,19 +234,22 @@ class _Lowering:
             self.stream.load(isa.Memory.WGT, at, name, Box(offset, 1, size, size))
         return at
 
-    def _multiply(self, acc: int, data: tuple[int, int, int], weight: int, tile: _Tile, ic: int) -> None:
+    def _multiply(
+        self, acc: int, data: tuple[int, int, int], weight: int, tile: _Tile, ic: int, diagonal: bool
+    ) -> None:
         at, rows, columns = data
-        oc = tile.channels[1]
+        oc, plane = tile.channels[1], rows * columns
         kernel = self.height.kernel * self.width.kernel
         steps = nest.Steps(
-            tile.pixels, tile.columns[1], rows * columns, columns, ic * kernel, kernel, self.width.kernel
-        )
+            tile.pixels, tile.columns[1], plane, columns, ic * kernel, kernel, self.width.kernel,
+            plane if diagonal else 0,
+        )  # fmt: skip
         calls = nest.convolution(
             self.height.window(*tile.rows), self.width.window(*tile.columns), oc, ic, steps,
             (acc, at, weight), self.junk, self.config,
         )  # fmt: skip
         accesses = [
-            Access("inp", at, at + ic * rows * columns),
+            Access("inp", at, at + (oc if diagonal else ic) * plane),
             Access("wgt", weight, weight + oc * ic * kernel),
             Access("acc", acc, acc + oc * tile.pixels, write=True),
         ]

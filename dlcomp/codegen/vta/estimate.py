@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from dlcomp.codegen.vta.blocks import Extent
+from dlcomp.codegen.vta.blocks import Extent, is_diagonal
 from dlcomp.codegen.vta.convolution import rectangle_blocks
 from dlcomp.codegen.vta.operators import Conv
 from dlcomp.codegen.vta.tiles import Axis, Room, Tiling, axes, cuts, room
@@ -53,6 +53,7 @@ class _Count:
         images: int,
     ) -> None:
         self.tiling, self.config, self.timing, self.needed = tiling, config, timing, needed
+        self.diagonal = is_diagonal(conv, config.block)
         self.height, self.width = axes(conv)
         self.outer, self.inner = -(-oc // tiling.oc), -(-ic // tiling.ic)
         rows, columns = _pieces(self.height, tiling.rows), _pieces(self.width, tiling.columns)
@@ -104,7 +105,7 @@ class _Count:
         stay = whole or (self.tiling.channels_first and self.needed.weight_slots >= self.inner)
         weights = self.outer * self.inner * (1 if stay else self.spatial) * self._weight_part()
         first = self.tiling.channels_first
-        again = self.outer > 1 and (first or self.needed.data_slots < self.inner)
+        again = self.diagonal or first or self.needed.data_slots < self.inner
         data = self.spatial * self.inner * (self.outer if again else 1) * self._data_part()
         biases = self.tiles * self.tiling.oc * self._row(1, "wgt") / 8
         return self.rectangles * (weights + data) + biases
@@ -127,9 +128,10 @@ class _Count:
     def _data_part(self) -> int:
         _, rows = self.height.span(*_middle(self.height, self.tiling.rows))
         _, columns = self.width.span(*_middle(self.width, self.tiling.columns))
+        deep = self.tiling.oc if self.diagonal else self.tiling.ic
         if columns == self.width.size and self.height.step == 1:
-            return self.tiling.ic * self._row(rows * columns, "inp")
-        return self.tiling.ic * rows * self._row(columns, "inp")
+            return deep * self._row(rows * columns, "inp")
+        return deep * rows * self._row(columns, "inp")
 
     def _store(self) -> int:
         tiling = self.tiling

@@ -86,6 +86,8 @@ class Steps:
         Between accumulators of channel blocks, and of rows; pixels of a row are neighbours.
     src_ic, src_row : int
         The same of the data.
+    src_oc : int
+        Between the data of channel blocks of the result, where each reads its own; else 0.
     wgt_oc, wgt_ic, wgt_row : int
         Between weight tiles; the taps of a kernel row are neighbours.
     """
@@ -97,6 +99,7 @@ class Steps:
     wgt_oc: int
     wgt_ic: int
     wgt_row: int
+    src_oc: int = 0
 
 
 def convolution(
@@ -125,7 +128,7 @@ def convolution(
     row_steps = (steps.dst_row, steps.src_row, steps.wgt_row)
     vertical = _offsets(rows, row_steps)
     channels_in = Loop(ic, 0, steps.src_ic, steps.wgt_ic)
-    channels_out = Loop(oc, steps.dst_oc, 0, steps.wgt_oc)
+    channels_out = Loop(oc, steps.dst_oc, steps.src_oc, steps.wgt_oc)
     horizontal = _offsets(columns, (1, 1, 1))
     limit = config.depth("uop") // 2
     forms = [

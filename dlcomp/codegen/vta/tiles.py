@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
-from dlcomp.codegen.vta.blocks import Extent
+from dlcomp.codegen.vta.blocks import Extent, is_diagonal
 from dlcomp.codegen.vta.nest import Window, junk_size
 from dlcomp.codegen.vta.operators import Conv
 from dlcomp.codegen.vta.stream import Box
@@ -162,7 +162,8 @@ def room(conv: Conv, tiling: Tiling, oc: int, ic: int, config: VtaConfig) -> Roo
     acc = tiling.oc * pixels
     rows = max(height.span(first, count)[1] for first, count in cuts(height.outputs, tiling.rows))
     columns = max(width.span(first, count)[1] for first, count in cuts(width.outputs, tiling.columns))
-    data = max(1, tiling.ic * rows * columns)
+    deep = tiling.oc if is_diagonal(conv, config.block) else tiling.ic
+    data = max(1, deep * rows * columns)
     weights = tiling.ic * tiling.oc * kernel
     residual = contexts * acc if conv.residual else 0
     shifts = 0 if conv.extra is None else contexts * tiling.oc
