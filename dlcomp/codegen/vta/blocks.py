@@ -125,14 +125,19 @@ def bias_vector(config: VtaConfig) -> Int8:
     return vector
 
 
+def fits_tiles(bias: npt.NDArray[np.int64], block: int) -> bool:
+    """Whether :func:`bias_tiles` can hold ``bias``."""
+    return bool(np.abs(np.rint(bias / _STEP)).max(initial=0) <= _STEP * (block - 1))
+
+
 def bias_tiles(bias: npt.NDArray[np.int64], block: int) -> Int8 | None:
     """Weights ``(oc, c, c)`` that times :func:`bias_vector` are ``bias`` (O,); None if it is too large.
 
     So a bias costs the GEMM one step an element, where the ALU would need two and a load of int32 eight.
     """
-    high = np.rint(bias / _STEP).astype(np.int64)
-    if len(bias) and np.abs(high).max() > _STEP * (block - 1):
+    if not fits_tiles(bias, block):
         return None
+    high = np.rint(bias / _STEP).astype(np.int64)
     digits = np.zeros((blocks(len(bias), block) * block, block), np.int64)
     digits[: len(bias), 0] = bias - high * _STEP
     for lane in range(1, block):

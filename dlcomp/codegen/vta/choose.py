@@ -10,7 +10,7 @@ from dlcomp.codegen.vta.convolution import lower_convolution, rectangle_blocks
 from dlcomp.codegen.vta.estimate import estimate
 from dlcomp.codegen.vta.operators import Conv, Tensor
 from dlcomp.codegen.vta.stream import Stream
-from dlcomp.codegen.vta.tiles import Tiling, axes, room
+from dlcomp.codegen.vta.tiles import Tiling, axes, registers_of, room
 from dlcomp.errors import UsageError
 from dlcomp.vta.config import VtaConfig
 from dlcomp.vta.cycles import simulate
@@ -60,10 +60,10 @@ def choose_tiling(
     return min(best, key=lambda tiling: layer_cycles(conv, tiling, config, timing))
 
 
-def geometry(conv: Conv) -> Hashable:
+def geometry(conv: Conv, block: int) -> Hashable:
     """What the speed of a convolution depends on: layers of one geometry take one tiling."""
     how = (conv.strides, conv.pads, conv.dilations, conv.groups)
-    after = (conv.extra is None, conv.residual is None, conv.wide)
+    after = (registers_of(conv, block), conv.residual is None, conv.wide)
     return (conv.data.shape, conv.result.shape, conv.weight.shape, how, after)
 
 

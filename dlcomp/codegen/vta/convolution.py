@@ -59,8 +59,7 @@ class _Lowering:
         self.data = Extent.of(conv.data, self.config)
         self.result = Extent.of(conv.result, self.config)
         self.rectangles = rectangles(conv, self.config.block)
-        self.bias = conv.bias.astype(np.int64) + (0 if conv.wide else conv.halves)
-        self.bias_tiles = bias_tiles(self.bias, self.config.block)
+        self.bias_tiles = bias_tiles(conv.start, self.config.block)
         self.tiles_done = 0
 
     def run(self) -> None:
@@ -72,7 +71,9 @@ class _Lowering:
             raise UsageError(f"{tiling} does not fit the scratchpads", where=conv.name, hint=hint)
         self.acc_size = needed.acc
         self.junk = config.depth("acc") - nest.junk_size(config.hazard_distance)
-        self.shifts = Slots(tiling.contexts * needed.acc, tiling.oc, tiling.contexts if needed.shifts else 0)
+        first = tiling.contexts * needed.acc
+        self.shifts = Slots(first, tiling.oc, tiling.contexts if conv.extra is not None else 0)
+        self.addends = Slots(self.shifts.end, tiling.oc, tiling.contexts)
         self.vector = 0
         self.residuals = Slots(1, needed.acc, tiling.contexts if conv.residual else 0)
         self.datas = Slots(self.residuals.end, needed.data, needed.data_slots)
@@ -93,7 +94,7 @@ class _Lowering:
             name = stream.buffer("bias vector", "constant", bias_vector(config))
             stream.load(isa.Memory.INP, self.vector, name, Box(0, 1, 1, 1))
         else:
-            stream.buffer(f"{conv.name}.bias", "constant", self._lanes(self.bias))
+            stream.buffer(f"{conv.name}.bias", "constant", self._lanes(conv.start))
         if conv.extra is not None:
             stream.buffer(f"{conv.name}.shift", "constant", self._lanes(conv.extra))
         if conv.residual is not None:
@@ -155,7 +156,8 @@ class _Lowering:
             return
         shift(self.stream, self.conv.requantize.shift, acc, count)
         if self.conv.extra is not None:
-            self._shift_channels(acc, first_output, tile)
+            name = f"{self.conv.name}.shift"
+            self._by_channel(isa.AluOp.SHR, self.shifts, name, acc, first_output, tile)
         clip(self.stream, self.conv.requantize, acc, count)
         if self.conv.residual is not None:
             other, hit = self.residuals.place((tile, first_output))
@@ -166,18 +168,19 @@ class _Lowering:
         for part, at in place:
             self.stream.store(acc + at, self.conv.result.name, part)
 
-    def _shift_channels(self, acc: int, first_output: int, tile: _Tile) -> None:
-        """Every channel by its own amount, which is a register: two cycles an element."""
+    def _by_channel(
+        self, op: isa.AluOp, slots: Slots, operands: str, acc: int, first_output: int, tile: _Tile
+    ) -> None:
+        """An operation with a number for each channel, in registers: two cycles an element."""
         channels = tile.channels[1]
-        at, hit = self.shifts.place((first_output, channels))
+        at, hit = slots.place((first_output, channels))
         if not hit:
-            amounts = Box(first_output, 1, channels, channels)
-            self.stream.load(isa.Memory.ACC, at, f"{self.conv.name}.shift", amounts)
+            self.stream.load(isa.Memory.ACC, at, operands, Box(first_output, 1, channels, channels))
         outer, inner = nest.Loop(channels, tile.pixels, 1), nest.Loop(tile.pixels, 1)
         call = nest.Call(np.array([[acc, at, 0]]), outer, inner)
         reads = Access("acc", at, at + channels)
         written = Access("acc", acc, acc + channels * tile.pixels, write=True)
-        self.stream.alu_register(isa.AluOp.SHR, call, [reads, written])
+        self.stream.alu_register(op, call, [reads, written])
 
     def _store_wide(self, acc: int, count: int, place: list[tuple[Box, int]]) -> None:
         """Four planes of bytes, the lowest first; what is shifted out has been stored."""
@@ -191,18 +194,14 @@ class _Lowering:
     def _begin(self, acc: int, tile: _Tile, first_output: int) -> None:
         """The accumulators hold the bias."""
         stream, (_, channels) = self.stream, tile.channels
-        bias = f"{self.conv.name}.bias"
+        bias, count = f"{self.conv.name}.bias", channels * tile.pixels
+        stream.reset(acc, count)
         if self.bias_tiles is None:
-            for block in range(channels):
-                # A stride of 0 repeats one element.
-                repeated = Box(first_output + block, tile.pixels, 1, 0)
-                stream.load(isa.Memory.ACC, acc + block * tile.pixels, bias, repeated)
+            self._by_channel(isa.AluOp.ADD, self.addends, bias, acc, first_output, tile)
             return
         at, hit = self.biases.place((first_output, channels))
         if not hit:
             stream.load(isa.Memory.WGT, at, bias, Box(first_output, 1, channels, channels))
-        count = channels * tile.pixels
-        stream.reset(acc, count)
         outer = nest.Loop(channels, tile.pixels, 0, 1)
         call = nest.Call(np.array([[acc, self.vector, at]]), outer, nest.Loop(tile.pixels, 1))
         reads = [Access("inp", self.vector, self.vector + 1), Access("wgt", at, at + channels)]

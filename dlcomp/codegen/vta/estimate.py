@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from dlcomp.codegen.vta.blocks import Extent, is_diagonal
+from dlcomp.codegen.vta.blocks import Extent, fits_tiles, is_diagonal
 from dlcomp.codegen.vta.convolution import rectangle_blocks
 from dlcomp.codegen.vta.operators import Conv
 from dlcomp.codegen.vta.tiles import Axis, Room, Tiling, axes, cuts, room
@@ -63,7 +63,7 @@ class _Count:
         self.outputs = rectangles * oc * self.height.outputs * self.width.outputs * images
         self.steps = self.height.valid() * self.width.valid() * images * oc * ic * rectangles
         self.passes = _PASSES + (0 if conv.extra is None else _REGISTER)
-        self.passes += _RESIDUAL if conv.residual else 0
+        self.passes += (_RESIDUAL if conv.residual else 0) + (not fits_tiles(conv.start, config.block))
 
     def compute(self) -> float:
         """Multiplications, passes over the accumulators, and the start of each instruction."""

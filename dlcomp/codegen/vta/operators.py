@@ -87,6 +87,12 @@ class Conv:
         return halves
 
     @property
+    def start(self) -> npt.NDArray[np.int64]:
+        """What sums begin with, (O,): the bias, and what rounds them."""
+        bias: npt.NDArray[np.int64] = self.bias.astype(np.int64)
+        return bias if self.wide else bias + self.halves
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates, those with padding included."""
         batch, _, height, width = self.result.shape

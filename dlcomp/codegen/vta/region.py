@@ -118,9 +118,9 @@ def build_region(
     for one in operators:
         begin, tiling = len(stream), None
         if isinstance(one, Conv):
-            tiling = (tilings or {}).get(one.name) or chosen.get(geometry(one))
+            tiling = (tilings or {}).get(one.name) or chosen.get(geometry(one, config.block))
             tiling = tiling or choose_tiling(one, config, timing, contexts=contexts)
-            chosen[geometry(one)] = tiling
+            chosen[geometry(one, config.block)] = tiling
         _lower(stream, one, tiling)
         macs = one.macs if isinstance(one, Conv) else 0
         layers.append(Layer(one.name, type(one).__name__.lower(), begin, len(stream), macs, tiling))

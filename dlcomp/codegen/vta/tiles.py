@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
-from dlcomp.codegen.vta.blocks import Extent, is_diagonal
+from dlcomp.codegen.vta.blocks import Extent, fits_tiles, is_diagonal
 from dlcomp.codegen.vta.nest import Window, junk_size
 from dlcomp.codegen.vta.operators import Conv
 from dlcomp.codegen.vta.stream import Box
@@ -134,12 +134,12 @@ class Slots:
 class Room:
     """Elements that a tiling takes of each scratchpad, slot by slot.
 
-    ``shifts`` are amounts in acc, ``data`` and ``weights`` the sizes of one
+    ``registers`` hold what differs by channel in acc; ``data`` and ``weights`` the sizes of one
     slot, and ``data_slots`` and ``weight_slots`` how many.
     """
 
     acc: int
-    shifts: int
+    registers: int
     data: int
     data_slots: int
     weights: int
@@ -151,6 +151,11 @@ class Room:
     def inp(self) -> int:
         """Elements of inp: the constant vector, data, and what is added."""
         return 1 + self.data * self.data_slots + self.residual
+
+
+def registers_of(conv: Conv, block: int) -> int:
+    """Accumulators a block of channels: the amounts of its shifts, and a bias that no weight tile holds."""
+    return (conv.extra is not None) + (not fits_tiles(conv.start, block))
 
 
 def room(conv: Conv, tiling: Tiling, oc: int, ic: int, config: VtaConfig) -> Room | None:
@@ -166,7 +171,7 @@ def room(conv: Conv, tiling: Tiling, oc: int, ic: int, config: VtaConfig) -> Roo
     data = max(1, deep * rows * columns)
     weights = tiling.ic * tiling.oc * kernel
     residual = contexts * acc if conv.residual else 0
-    shifts = 0 if conv.extra is None else contexts * tiling.oc
+    registers = contexts * tiling.oc * registers_of(conv, config.block)
     inner, outer = -(-ic // tiling.ic), -(-oc // tiling.oc)
     fixed = 1 if conv.residual else 0
     left = config.depth("wgt") - contexts * tiling.oc - fixed
@@ -181,7 +186,7 @@ def room(conv: Conv, tiling: Tiling, oc: int, ic: int, config: VtaConfig) -> Roo
         wanted = 1
     found = Room(
         acc,
-        shifts,
+        registers,
         data,
         min(data_slots, wanted),
         weights,
@@ -190,7 +195,7 @@ def room(conv: Conv, tiling: Tiling, oc: int, ic: int, config: VtaConfig) -> Roo
         residual,
     )
     fits = (
-        contexts * acc + shifts + junk_size(config.hazard_distance) <= config.depth("acc")
+        contexts * acc + registers + junk_size(config.hazard_distance) <= config.depth("acc")
         and found.data_slots >= contexts
         and found.weight_slots >= min(contexts, inner * outer)
     )
