@@ -240,7 +240,10 @@ class Matcher:
         tensor, data = operand
         pixels = tensor.shape[2] * tensor.shape[3]
         ratio = 2.0 ** (data.exponent - exponent) / pixels
-        most = min(_LARGEST_MULTIPLIER, (2**31 - 1) // (128 * pixels) - 1)
+        # Sums of 31 bits leave room for the half that rounds.
+        most = min(_LARGEST_MULTIPLIER, 2**30 // (128 * pixels))
+        if not most:
+            return None
         shift = int(np.floor(np.log2(most / ratio)))
         multiplier = int(np.rint(ratio * 2.0**shift))
         if not 0 < shift < 31 or not 0 < multiplier <= most:
