@@ -69,7 +69,7 @@ def test_any_convolution(
     check([layer], config, rng, tilings={"layer": tilings[seed % len(tilings)]})
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [*TARGETS, "tiny"])
 @pytest.mark.parametrize(
     ("channels", "outputs", "groups"),
     [(32, 32, 32), (20, 20, 20), (64, 64, 2), (48, 24, 12), (33, 66, 33), (96, 64, 4)],
@@ -78,7 +78,7 @@ def test_any_convolution(
 def test_groups(target: str, channels: int, outputs: int, groups: int) -> None:
     rng = np.random.default_rng(groups)
     layer = conv(rng, (1, channels, 9, 7), outputs, pads=(1, 1, 1, 1), strides=(2, 1), groups=groups)
-    result = check([layer], load(target), rng)["result"]
+    result = check([layer], described(target), rng)["result"]
     assert len(np.unique(result)) > 20
 
 

@@ -95,6 +95,15 @@ def test_layers_of_one_program(target: str, contexts: int) -> None:
     check(network(rng, 3), load(target), rng, contexts=contexts)
 
 
+def test_two_layers_of_one_name_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    a, b = Tensor("a", (1, 24, 1, 1)), Tensor("b", (1, 16, 1, 1))
+    first = conv(rng, (1, 8, 1, 1), 24, (1, 1), result=a)
+    second = conv(rng, a.shape, 16, (1, 1), data=a, result=b)
+    with pytest.raises(UsageError, match=r"two buffers are called 'layer\.bias'"):
+        build_region([first, second], ["b"], load("pynq"), PIPELINED)
+
+
 def test_cycles_of_layers_add_up() -> None:
     from dlcomp.vta.cycles import simulate
 
