@@ -8,6 +8,7 @@ the 256 of the array; padding is not multiplied, so it can exceed 1.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -88,15 +89,13 @@ def measure(conv: Conv, config: VtaConfig, finalists: int) -> dict[str, Any]:
     single = choose_tiling(conv, config, PIPELINED, contexts=1, finalists=finalists)
     tiling = choose_tiling(conv, config, PIPELINED, finalists=finalists)
     program = layer_program(conv, tiling, config).finish()
-    begin = time.perf_counter()
     cycles = simulate(program, config, PIPELINED).cycles
-    cycle_seconds = time.perf_counter() - begin
+    cycle_seconds = _seconds(lambda: simulate(program, config, PIPELINED))
     one_buffer = simulate(layer_program(conv, single, config).finish(), config, PIPELINED).cycles
     data = np.random.default_rng(0).integers(-128, 128, conv.data.shape).astype(np.int8)
-    simulator = Simulator(program, config)
-    begin = time.perf_counter()
-    found = simulator.run({"data": pack(data, config)})
-    seconds = time.perf_counter() - begin
+    simulator, feed = Simulator(program, config), {"data": pack(data, config)}
+    found = simulator.run(feed)
+    seconds = _seconds(lambda: simulator.run(feed))
     result = unpack(found.outputs["result"], conv.result, config)
     return {
         "cycles": cycles,
@@ -110,6 +109,16 @@ def measure(conv: Conv, config: VtaConfig, finalists: int) -> dict[str, Any]:
         "cycle seconds": cycle_seconds,
         "macs": conv.macs,
     }
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    """The least of three: other processes only ever add."""
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - begin)
+    return min(times)
 
 
 if __name__ == "__main__":

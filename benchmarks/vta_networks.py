@@ -141,7 +141,7 @@ def _row(name: str, compiled: VtaNetwork, feed: dict[str, np.ndarray]) -> dict[s
         "ms at 100 MHz": round(cycles / 1e5, 2),
         "utilisation": round(compiled.macs / compiled.config.macs_per_cycle / cycles, 3),
         "bit-equal": bool(np.array_equal(found, wanted)),
-        "simulated in s": seconds,
+        "simulated in s": round(seconds, 2),
         "of layers": {layer.name: layer.cycles for layer in layers},
     }
 
