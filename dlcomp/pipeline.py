@@ -63,9 +63,9 @@ def compile_model(
     """
     resolved = Target.parse(target)
     if resolved.kind == "vta":
-        hint = "compile for `host`; `dlcomp vta` works with programs of the accelerator"
-        raise UsageError("networks cannot be compiled for VTA yet", hint=hint)
-    if resolved.kind == "cuda":
+        _require_sizes(model)
+        program = _vta(model, resolved)
+    elif resolved.kind == "cuda":
         _require_sizes(model)
         program = _cuda(model, resolved)
     else:
@@ -86,7 +86,7 @@ def _require_sizes(model: Model) -> None:
     for spec in model.signature.inputs:
         if any(isinstance(dim, str) for dim in spec.shape):
             raise UsageError(
-                f"input {spec.name!r} has open dimensions, {list(spec.shape)}; CUDA code cannot yet",
+                f"input {spec.name!r} has open dimensions, {list(spec.shape)}; this target cannot yet",
                 hint="give every size: --shape, or shapes={...} when the model is loaded",
             )
 
@@ -130,6 +130,14 @@ def _cuda(model: Model, target: Target) -> Program:
         executable, sources = build_cuda(module, target)
         objects = objects_of(executable, target)
     return Program(model.signature, target, objects, weights, kernels, sources)
+
+
+def _vta(model: Model, target: Target) -> Program:
+    from dlcomp.codegen.vta import compile_network
+    from dlcomp.codegen.vta.stored import packaged
+
+    with _phase("codegen"):
+        return packaged(compile_network(model, target.arch), target)
 
 
 def _schedule_all(

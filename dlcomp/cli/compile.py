@@ -17,7 +17,7 @@ NAME = "compile"
 def command(
     model: ModelPath,
     target: Annotated[
-        str, typer.Option("--target", help="host, TRIPLE[:CPU][+FEATURE], cuda:sm_XY, a preset.")
+        str, typer.Option("--target", help="host, TRIPLE[:CPU][+FEATURE], cuda:sm_XY, vta:NAME, a preset.")
     ] = "host",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: MODEL with .dlc, here.")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dlcomp.cli.options import Json
 from dlcomp.cli.output import show
 
+if TYPE_CHECKING:
+    from dlcomp.codegen.vta import VtaNetwork
+    from dlcomp.vta.config import VtaConfig
+    from dlcomp.vta.program import Program
+
 app = typer.Typer(help="VTA accelerators and their programs.", no_args_is_help=True, rich_markup_mode=None)
-_Program = Annotated[Path, typer.Argument(metavar="PROGRAM", help="A binary VTA program.")]
+_Program = Annotated[Path, typer.Argument(metavar="PROGRAM", help="A binary VTA program, or a .dlc.")]
 _On = Annotated[str, typer.Option("--target", "-t", metavar="NAME", help="A description, or @file.json.")]
+_Region = Annotated[int, typer.Option("--region", help="Which program of a .dlc, from 0.")]
 _Preset = Annotated[str, typer.Option("--preset", help="Timing: pipelined or older.")]
 
 
@@ -27,26 +33,61 @@ def targets(json: Json = None) -> int:
     return 0
 
 
-@app.command("disasm")
-def disasm(program: _Program, target: _On = "pynq") -> int:
-    """Print the instructions of a program."""
-    from dlcomp.vta.assembly import disassemble
+def _network(path: Path) -> VtaNetwork | None:
+    """The network of a .dlc, or None of a bare program."""
+    if path.suffix != ".dlc":
+        return None
+    import dlcomp
+    from dlcomp.errors import UsageError
+    from dlcomp.runtime.vta import VtaSession
+
+    artifact = dlcomp.open(path)
+    session = artifact.session()
+    if not isinstance(session, VtaSession):
+        hint = "dlcomp compile --target vta:pynq makes one for VTA"
+        raise UsageError(f"the artifact is for {artifact.target}", where=str(path), hint=hint)
+    return session.network
+
+
+def _read(path: Path, target: str, region: int) -> tuple[Program, VtaConfig]:
+    """A program and its accelerator, from a file of its own or one of a .dlc's."""
+    from dlcomp.errors import UsageError
     from dlcomp.vta.program import read
     from dlcomp.vta_targets import load
 
-    print(disassemble(read(program).instructions(load(target))), end="")
+    network = _network(path)
+    if network is None:
+        return read(path), load(target)
+    programs = [one.program for one in network.regions.values()]
+    if not 0 <= region < len(programs):
+        raise UsageError(f"there is no region {region}", hint=f"0 to {len(programs) - 1}", where=str(path))
+    return programs[region], network.config
+
+
+@app.command("disasm")
+def disasm(program: _Program, target: _On = "pynq", region: _Region = 0) -> int:
+    """Print the instructions of a program."""
+    from dlcomp.vta.assembly import disassemble
+
+    made, config = _read(program, target, region)
+    print(disassemble(made.instructions(config)), end="")
     return 0
 
 
 @app.command("stat")
 def stat(program: _Program, target: _On = "pynq", preset: _Preset = "pipelined", json: Json = None) -> int:
-    """Show cycles, utilisation and stalls of a program."""
-    from dlcomp.report.vta import cycles, cycles_table
+    """Show cycles, utilisation and stalls of a program, or the cycles of every layer of a .dlc."""
+    from dlcomp.report.vta import cycles, cycles_table, layers, layers_table
     from dlcomp.vta.cycles import simulate
     from dlcomp.vta.program import read
     from dlcomp.vta.timing import preset as timing
     from dlcomp.vta_targets import load
 
+    network = _network(program)
+    if network is not None:
+        rows, config = network.cycles(timing(preset)), network.config
+        show(layers_table(rows, config), layers(rows, config), json)
+        return 0
     result = simulate(read(program), load(target), timing(preset))
     show(cycles_table(result), cycles(result), json)
     return 0
@@ -58,14 +99,13 @@ def trace(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the JSON trace.")],
     target: _On = "pynq",
     preset: _Preset = "pipelined",
+    region: _Region = 0,
 ) -> int:
     """Write the times of a program as a trace for Perfetto."""
     from dlcomp.vta.cycles import simulate
-    from dlcomp.vta.program import read
     from dlcomp.vta.timing import preset as timing
     from dlcomp.vta.trace import write
-    from dlcomp.vta_targets import load
 
-    made, config = read(program), load(target)
+    made, config = _read(program, target, region)
     print(write(simulate(made, config, timing(preset)), made, config, output))
     return 0

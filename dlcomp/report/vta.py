@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from dlcomp.codegen.vta.network import LayerCycles
     from dlcomp.vta.config import VtaConfig
     from dlcomp.vta.cycles import CycleResult
 
@@ -64,4 +65,36 @@ def cycles_table(result: CycleResult) -> Table:
     for stage, busy in result.busy.items():
         waits = sorted(result.stalls[stage].items(), key=lambda one: -one[1])
         table.add_row(stage, f"{busy:,}", ", ".join(f"{reason} {count:,}" for reason, count in waits))
+    return table
+
+
+def layers(rows: Sequence[LayerCycles], config: VtaConfig) -> dict[str, Any]:
+    """The cycles of every layer of a network, for JSON."""
+    found = [
+        {
+            "name": row.name,
+            "kind": row.kind,
+            "cycles": row.cycles,
+            "gemm_cycles": row.gemm_cycles,
+            "macs": row.macs,
+            "utilisation": row.utilisation(config.macs_per_cycle),
+        }
+        for row in rows
+    ]
+    total = sum(row.cycles for row in rows)
+    return {"layers": found, "cycles": total, "milliseconds": total / config.clock_mhz / 1000}
+
+
+def layers_table(rows: Sequence[LayerCycles], config: VtaConfig) -> Table:
+    """One row a layer; utilisation counts nominal multiply-accumulates, of which padding is not computed."""
+    table = Table("layer", "kind", "cycles", "MACs", "utilisation", "tile", box=None, pad_edge=False)
+    for row in rows:
+        cut = row.tiling
+        tile = f"{cut.oc}x{cut.ic} blocks, {cut.rows}x{cut.columns}" if cut else "-"
+        use = f"{row.utilisation(config.macs_per_cycle):.1%}" if row.macs else "-"
+        table.add_row(row.name, row.kind, f"{row.cycles:,}", f"{row.macs:,}", use, tile)
+    total, macs = sum(row.cycles for row in rows), sum(row.macs for row in rows)
+    use = f"{macs / config.macs_per_cycle / total:.1%}" if total else "-"
+    time = f"{total / config.clock_mhz / 1000:.2f} ms at {config.clock_mhz} MHz"
+    table.add_row("all", "", f"{total:,}", f"{macs:,}", use, time)
     return table

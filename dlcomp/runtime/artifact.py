@@ -287,4 +287,8 @@ def _session_type(target: Target) -> type[Session]:
         from dlcomp.runtime.cuda import CudaSession
 
         return CudaSession
+    if target.kind == "vta":
+        from dlcomp.runtime.vta import VtaSession
+
+        return VtaSession
     return Session

@@ -14,12 +14,15 @@ _BINARY_INTERFACE = ("tvm", "tvm_ffi")
 
 def refusal(manifest: Manifest) -> DlcompError | None:
     """Why the code of ``manifest`` must not be loaded here, or None if it may be."""
+    if manifest.target.kind == "vta":
+        # It has no machine code: simulators run its programs anywhere.
+        return None
     return _wrong_machine(manifest.target) or _missing_features(manifest) or _wrong_versions(manifest)
 
 
 def missing_device(target: Target) -> DlcompError | None:
     """Why ``target``'s device cannot be used here, or None. An artifact for it can still be opened."""
-    if target.kind == "cpu":
+    if target.kind in ("cpu", "vta"):
         return None
     if target.kind == "cuda":
         found = detect.cuda_arch()

@@ -19,6 +19,8 @@ from dlcomp.vta import arithmetic, isa
 from dlcomp.vta.config import VtaConfig
 from dlcomp.vta.counters import Counters
 from dlcomp.vta.faults import ProgramFault
+from dlcomp.vta.footprint import Footprint, Footprints, Used
+from dlcomp.vta.products import multiply
 from dlcomp.vta.program import Program
 from dlcomp.vta.schedule import Step, order
 from dlcomp.vta.scratchpads import Scratchpad, scratchpads
@@ -35,19 +37,11 @@ class FunctionalResult:
     counters: Counters
 
 
-def run(
-    program: Program,
-    config: VtaConfig,
-    inputs: Mapping[str, npt.NDArray[Any]] | None = None,
-    *,
-    semantics: str = "strict",
-) -> FunctionalResult:
-    """Run ``program``.
+class Simulator:
+    """A program made ready: decoded, its order worked out, and what it touches remembered between runs.
 
     Parameters
     ----------
-    inputs : mapping
-        Bytes of every ``input`` buffer, arrays of any dtype with exactly the buffer's size.
     semantics : str
         ``strict`` or ``fsim``.
 
@@ -56,27 +50,59 @@ def run(
     ArtifactError
         The program was made for another configuration.
     ProgramFault
-        Deadlock, left-over tokens, a race, a read of nothing, an index or address out of range.
+        Deadlock or left-over tokens.
     """
-    if semantics not in SEMANTICS:
-        raise UsageError(f"unknown semantics {semantics!r}", hint=f"one of {', '.join(SEMANTICS)}")
-    instructions = program.instructions(config)
-    machine = _Machine(config, Dram(program, config, dict(inputs or {})), semantics == "strict")
-    for step in order(instructions):
-        machine.step(instructions[step.index], step)
-    outputs = {
-        buffer.name: machine.dram.output(buffer) for buffer in program.buffers if buffer.kind == "output"
-    }
-    machine.counters.insn_bytes = 16 * len(instructions)
-    return FunctionalResult(outputs, machine.counters)
+
+    def __init__(self, program: Program, config: VtaConfig, *, semantics: str = "strict") -> None:
+        if semantics not in SEMANTICS:
+            raise UsageError(f"unknown semantics {semantics!r}", hint=f"one of {', '.join(SEMANTICS)}")
+        self.program = program
+        self.config = config
+        self._strict = semantics == "strict"
+        self._code = program.instructions(config)
+        self._order = order(self._code)
+        self._footprints = Footprints(config.block, config.hazard_distance)
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]] | None = None) -> FunctionalResult:
+        """Run once on fresh memories.
+
+        Parameters
+        ----------
+        inputs : mapping
+            Bytes of every ``input`` buffer, arrays of any dtype with exactly the buffer's size.
+
+        Raises
+        ------
+        ProgramFault
+            A race, a read of nothing, an index or address out of range.
+        """
+        dram = Dram(self.program, self.config, dict(inputs or {}))
+        machine = _Machine(self.config, dram, self._strict, self._footprints)
+        for step in self._order:
+            machine.step(self._code[step.index], step)
+        outputs = {b.name: dram.output(b) for b in self.program.buffers if b.kind == "output"}
+        machine.counters.insn_bytes = 16 * len(self._code)
+        return FunctionalResult(outputs, machine.counters)
+
+
+def run(
+    program: Program,
+    config: VtaConfig,
+    inputs: Mapping[str, npt.NDArray[Any]] | None = None,
+    *,
+    semantics: str = "strict",
+) -> FunctionalResult:
+    """Run ``program`` once; see :class:`Simulator`."""
+    return Simulator(program, config, semantics=semantics).run(inputs)
 
 
 class _Machine:
-    def __init__(self, config: VtaConfig, dram: Dram, strict: bool) -> None:
+    def __init__(self, config: VtaConfig, dram: Dram, strict: bool, footprints: Footprints) -> None:
         self.config = config
         self.dram = dram
         self.strict = strict
         self.pads = scratchpads(config)
+        self.footprints = footprints
         self.counters = Counters()
 
     def step(self, one: isa.Instruction, step: Step) -> None:
@@ -106,45 +132,51 @@ class _Machine:
         found: npt.NDArray[np.int64] = uop.data[where]
         return found
 
-    def _reads(self, pad: Scratchpad, nest: npt.NDArray[np.int64], step: Step) -> None:
-        used = np.unique(nest)
-        pad.check_range(int(used[0]), int(used[-1]) + 1, step)
-        pad.check_valid(used, step)
-        pad.shadow.read(used, step)
+    def _reads(self, pad: Scratchpad, used: Used, base: int, step: Step) -> None:
+        where = used.at(base)
+        pad.check_range(base, base + used.high + 1, step)
+        pad.check_valid(where, step)
+        pad.shadow.read(where, step)
 
-    def _writes(self, nest: npt.NDArray[np.int64], step: Step, mirrored: bool) -> None:
-        used = np.unique(nest)
+    def _writes(self, used: Used, base: int, step: Step, mirrored: bool) -> None:
         acc, out = self.pads["acc"], self.pads["out"]
-        acc.check_range(int(used[0]), int(used[-1]) + 1, step)
-        acc.shadow.write(used, step)
-        acc.valid[used] = True
+        where = used.at(base)
+        acc.check_range(base, base + used.high + 1, step)
+        acc.shadow.write(where, step)
+        acc.valid[where] = True
         # The out mirror is written by every GEMM and ALU instruction, a reset writes something unspecified.
-        (out if self.strict else acc).shadow.write(used, step)
-        out.valid[used] = mirrored
+        (out if self.strict else acc).shadow.write(where, step)
+        out.valid[where] = mirrored
         if mirrored:
-            out.data[used] = acc.data[used].astype(np.int8)
+            out.data[where] = acc.data[where].astype(np.int8)
 
     def _gemm(self, one: isa.Gemm, step: Step) -> None:
         uops = self._uops(one, step)
         if uops is None:
             return
-        acc = self.pads["acc"]
-        dst = arithmetic.indices(uops[:, 0], one.dst_factor_out, one.dst_factor_in, one)
+        acc, inp, wgt = (self.pads[name] for name in ("acc", "inp", "wgt"))
+        touched, (dst, src, weight) = self.footprints.of(one, uops)
         if one.reset:
-            acc.check_range(int(dst.min()), int(dst.max()) + 1, step)
-            acc.data[np.unique(dst)] = 0
-            self._writes(dst, step, mirrored=not self.strict)
+            acc.check_range(dst, dst + touched.used_dst.high + 1, step)
+            acc.data[touched.used_dst.at(dst)] = 0
+            self._writes(touched.used_dst, dst, step, mirrored=not self.strict)
             self.counters.reset_uops += one.steps
             return
-        src = arithmetic.indices(uops[:, 1], one.src_factor_out, one.src_factor_in, one)
-        wgt = arithmetic.indices(uops[:, 2], one.wgt_factor_out, one.wgt_factor_in, one)
-        self._reads(acc, dst, step)
-        self._reads(self.pads["inp"], src, step)
-        self._reads(self.pads["wgt"], wgt, step)
-        if self.strict:
-            _check_distance(dst, self.config.hazard_distance, step)
-        arithmetic.gemm(acc.data, self.pads["inp"].data, self.pads["wgt"].data, dst, src, wgt)
-        self._writes(dst, step, mirrored=True)
+        self._reads(acc, touched.used_dst, dst, step)
+        self._reads(inp, touched.used_src, src, step)
+        self._reads(wgt, touched.used_wgt, weight, step)
+        if self.strict and touched.too_close is not None:
+            element, gap = touched.too_close
+            message = f"acc element {dst + element} is accumulated again after {gap} steps"
+            distance = self.config.hazard_distance
+            hint = f"the pipeline needs more than {distance} between: put an output loop inside"
+            raise ProgramFault("hazard", message, step.index, hint)
+        operands = (acc.data[dst:], inp.data[src:], wgt.data[weight:])
+        if touched.parts is not None:
+            multiply(*operands, touched.parts)
+        else:
+            arithmetic.gemm(*operands, touched.dst, touched.src, touched.wgt)
+        self._writes(touched.used_dst, dst, step, mirrored=True)
         self.counters.gemm_uops += one.steps
         self.counters.macs += one.steps * self.config.macs_per_cycle
 
@@ -153,22 +185,25 @@ class _Machine:
         if uops is None:
             return
         acc = self.pads["acc"]
-        dst = arithmetic.indices(uops[:, 0], one.dst_factor_out, one.dst_factor_in, one)
-        src = arithmetic.indices(uops[:, 1], one.src_factor_out, one.src_factor_in, one)
-        self._reads(acc, dst, step)
+        touched, (dst, src, _) = self.footprints.of(one, uops)
+        self._reads(acc, touched.used_dst, dst, step)
         if not one.use_imm:
-            self._reads(acc, src, step)
+            self._reads(acc, touched.used_src, src, step)
         if self.strict:
-            self._check_portable(one, dst, src, step)
-        arithmetic.alu(acc.data, one.op, dst, None if one.use_imm else src, one.imm)
-        self._writes(dst, step, mirrored=True)
+            self._check_portable(one, touched, (dst, src), step)
+        if one.use_imm and touched.once:
+            # Every element once, each for itself: the order does not matter.
+            where = touched.used_dst.at(dst)
+            acc.data[where] = arithmetic.apply(one.op, acc.data[where], np.asarray(one.imm, np.int32))
+        else:
+            source = None if one.use_imm else touched.src + src
+            arithmetic.alu(acc.data, one.op, touched.dst + dst, source, one.imm)
+        self._writes(touched.used_dst, dst, step, mirrored=True)
         self.counters.alu_uops += one.steps
 
-    def _check_portable(
-        self, one: isa.Alu, dst: npt.NDArray[np.int64], src: npt.NDArray[np.int64], step: Step
-    ) -> None:
+    def _check_portable(self, one: isa.Alu, touched: Footprint, bases: tuple[int, int], step: Step) -> None:
         """Refuse what implementations read differently."""
-        if one.use_imm and not np.array_equal(dst, src):
+        if one.use_imm and not (touched.in_step and bases[0] == bases[1]):
             message = "an immediate operation must name the same element as source and destination"
             raise ProgramFault("illegal", message, step.index)
         if one.op is not isa.AluOp.SHR:
@@ -176,18 +211,8 @@ class _Machine:
         if one.use_imm:
             low, high, allowed = one.imm, one.imm, (-15, 15)
         else:
-            amounts = self.pads["acc"].data[np.unique(src)]
+            amounts = self.pads["acc"].data[touched.used_src.at(bases[1])]
             low, high, allowed = int(amounts.min()), int(amounts.max()), (0, 15)
         if low < allowed[0] or high > allowed[1]:
             message = f"SHR by {low if low < allowed[0] else high}: portable amounts are {allowed}"
             raise ProgramFault("illegal", message, step.index, hint="use two shifts")
-
-
-def _check_distance(dst: npt.NDArray[np.int64], distance: int, step: Step) -> None:
-    flat = dst.ravel()
-    for gap in range(1, distance + 1):
-        same = flat[gap:] == flat[:-gap]
-        if same.any():
-            message = f"acc element {int(flat[int(np.argmax(same))])} is accumulated again after {gap} steps"
-            hint = f"the pipeline needs more than {distance} between: put an output loop inside"
-            raise ProgramFault("hazard", message, step.index, hint)

@@ -6,6 +6,7 @@ scratchpad depths of the configuration. :func:`layout` is the whole table; encod
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any
@@ -164,6 +165,7 @@ _CLASS = {Opcode.LOAD: Load, Opcode.STORE: Store, Opcode.GEMM: Gemm, Opcode.FINI
 _OPCODE = {cls: opcode for opcode, cls in _CLASS.items()}
 
 
+@functools.lru_cache(maxsize=64)
 def layout(opcode: Opcode, config: VtaConfig) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
     """Fields of the two words of ``opcode``, from bit 0 up, as ``(name, bits)``."""
     if opcode is Opcode.FINISH:

@@ -59,15 +59,22 @@ class Dram:
         contents: npt.NDArray[np.int8] = self.data[buffer.address : buffer.end].view(np.int8).copy()
         return contents
 
-    def rows(self, one: isa.Transfer, size: int, step: Step) -> npt.NDArray[np.int64]:
-        """First bytes of the rows; ProgramFault if one lies outside every buffer."""
-        starts = (one.dram_base + np.arange(one.y_size, dtype=np.int64) * one.x_stride) * size
-        for start in starts.tolist():
-            end = start + one.x_size * size
-            if end > len(self.mapped) or not self.mapped[start:end].all():
-                message = f"DRAM bytes [{start}, {end}) lie outside the program's buffers"
-                raise ProgramFault("dram", message, step.index)
-        return starts
+    def check(self, start: int, end: int, step: Step) -> None:
+        """ProgramFault if bytes lie outside every buffer."""
+        if end > len(self.mapped) or not self.mapped[start:end].all():
+            message = f"DRAM bytes [{start}, {end}) lie outside the program's buffers"
+            raise ProgramFault("dram", message, step.index)
+
+    def read(self, start: int, size: int, step: Step) -> npt.NDArray[np.uint8]:
+        """Bytes from ``start`` on; ProgramFault for those outside of buffers, or that nothing has written."""
+        self.check(start, start + size, step)
+        valid = self.valid[start : start + size]
+        if not valid.all():
+            at = start + int(np.argmin(valid))
+            raise ProgramFault("uninitialised", f"loads DRAM byte {at}, which is not written", step.index)
+        self.shadow.read(self.granules(start, size), step)
+        contents: npt.NDArray[np.uint8] = self.data[start : start + size]
+        return contents
 
     def granules(self, start: int, size: int) -> slice:
         """The shadow's elements of a byte range."""
@@ -95,18 +102,15 @@ def load(
     count = one.rows * one.columns
     pad.check_range(one.sram_base, one.sram_base + count, step)
     _check_load(one, memory, count, dram.config, strict, step)
-    block = np.zeros((one.rows, one.columns, size), np.uint8)
-    if one.pad_min:
-        # The least number of the element: of an int32 only the top byte is 0x80.
-        block[..., 3 if memory == "acc" else 0 :: 4 if memory == "acc" else 1] = 128
-    for row, start in enumerate(dram.rows(one, size, step).tolist()):
-        end = start + one.x_size * size
-        if not dram.valid[start:end].all():
-            at = start + int(np.argmin(dram.valid[start:end]))
-            raise ProgramFault("uninitialised", f"loads DRAM byte {at}, which is not written", step.index)
-        dram.shadow.read(dram.granules(start, end - start), step)
-        inside = block[one.y_pad_0 + row, one.x_pad_0 : one.x_pad_0 + one.x_size]
-        inside[...] = dram.data[start:end].reshape(one.x_size, size)
+    whole = count == one.y_size * one.x_size > 0
+    if whole and (one.y_size == 1 or one.x_stride == one.x_size):
+        # Neighbours in DRAM as in the scratchpad.
+        block = dram.read(one.dram_base * size, count * size, step)
+    else:
+        block = _padded(one, memory, size)
+        for row, start in enumerate(_starts(one, size)):
+            inside = block[one.y_pad_0 + row, one.x_pad_0 : one.x_pad_0 + one.x_size]
+            inside[...] = dram.read(start, one.x_size * size, step).reshape(one.x_size, size)
     where = slice(one.sram_base, one.sram_base + count)
     pad.shadow.write(where, step)
     pad.data[where] = _elements(block, memory, dram.config, pad)
@@ -121,6 +125,20 @@ def load(
             pads["out"].valid[where] = True
     name = "acc_bytes" if memory == "acc8" else f"{memory}_bytes"
     setattr(counters, name, getattr(counters, name) + one.y_size * one.x_size * size)
+
+
+def _starts(one: isa.Transfer, size: int) -> list[int]:
+    """First bytes of the rows in DRAM."""
+    return [(one.dram_base + row * one.x_stride) * size for row in range(one.y_size)]
+
+
+def _padded(one: isa.Load, memory: str, size: int) -> npt.NDArray[np.uint8]:
+    """What surrounds the data, ``(rows, columns, size)`` bytes."""
+    block = np.zeros((one.rows, one.columns, size), np.uint8)
+    if one.pad_min:
+        # The least number of the element: of an int32 only the top byte is 0x80.
+        block[..., 3 if memory == "acc" else 0 :: 4 if memory == "acc" else 1] = 128
+    return block
 
 
 def _check_load(one: isa.Load, memory: str, count: int, config: VtaConfig, strict: bool, step: Step) -> None:
@@ -161,9 +179,9 @@ def store(
     pad.check_valid(where, step)
     (pad if strict else pads["acc"]).shadow.read(where, step)
     size = dram.config.element_bytes("out")
-    starts = dram.rows(one, size, step)
     rows = pad.data[where].view(np.uint8).reshape(one.y_size, -1)
-    for row, start in zip(rows, starts.tolist(), strict=True):
+    for row, start in zip(rows, _starts(one, size), strict=True):
+        dram.check(start, start + row.size, step)
         dram.shadow.write(dram.granules(start, row.size), step)
         dram.data[start : start + row.size] = row
         dram.valid[start : start + row.size] = True

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import dlcomp
 from dlcomp.compress.network import Network
+from dlcomp.compress.quantize import power_of_two
 from dlcomp.compress.quantize.grid import Grid, grid_of_weight
 from dlcomp.compress.quantize.plan import plan
 from dlcomp.compress.recipe import parse
@@ -325,3 +326,37 @@ def test_means_are_those_of_channels() -> None:
     broken[3, 2, 1] = np.nan
     small = model.compress(dlcomp.Quantize(), calibration=broken)
     assert np.isfinite(outputs(small, samples)).all()
+
+
+def test_scales_that_are_powers_of_two() -> None:
+    """Every scale is one, and activations are int8 around 0."""
+    small = dlcomp.load(residual()).compress(dlcomp.Quantize(scales="power_of_two"), calibration=images(16))
+    assert small.source is not None
+    stored = {t.name: numpy_helper.to_array(t) for t in small.source.graph.initializer}
+    quantizing = [n for n in small.source.graph.node if n.op_type == "QuantizeLinear"]
+    assert quantizing
+    for node in small.source.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            mantissa, _ = np.frexp(stored[node.input[1]])
+            assert (mantissa == 0.5).all()
+            assert not stored[node.input[2]].any()
+    assert {str(stored[n.input[2]].dtype) for n in quantizing} == {"int8"}
+
+
+@pytest.mark.parametrize(("real", "scale"), [(1.0, 2.0**-6), (0.99, 2.0**-7), (0.0, 1.0), (254.0, 2.0)])
+def test_powers_of_two_are_those_of_least_error(real: float, scale: float) -> None:
+    """127 steps of 2^-7 end at 0.992: what lies above takes the coarser scale."""
+    assert float(power_of_two.grid_of_weight(np.array([real, -real]), 8, None).scale) == scale
+
+
+def test_a_lone_large_weight_is_clipped() -> None:
+    """The finer scale is worth more to a thousand weights than the coarser one to the one beyond it."""
+    weight = np.append(np.linspace(-0.99, 0.99, 1000), 1.01)
+    assert float(power_of_two.grid_of_weight(weight, 8, None).scale) == 2.0**-7
+
+
+def test_channels_of_weights_are_at_most_15_powers_apart() -> None:
+    weight = np.array([[0.01], [2.0**-30], [0.0]], np.float32)
+    scales = power_of_two.grid_of_weight(weight, 8, 0).scale
+    assert scales[1] == scales[0] * 2.0**-15
+    assert scales[2] == scales[0]

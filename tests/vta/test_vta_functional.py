@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from interpreter import Interpreter
 from random_programs import random_program, small
 
@@ -13,6 +15,8 @@ from dlcomp.errors import DlcompError, UsageError
 from dlcomp.vta import arithmetic, functional, isa
 from dlcomp.vta.config import VtaConfig
 from dlcomp.vta.faults import ProgramFault
+from dlcomp.vta.footprint import Footprints
+from dlcomp.vta.products import multiply, products
 from dlcomp.vta.program import Program
 from dlcomp.vta.schedule import order, pops, pushes, stage_of
 
@@ -197,7 +201,40 @@ def test_alu_at_the_ends_of_int32(op: isa.AluOp) -> None:
 
 
 def test_accumulation_that_is_too_close_is_a_hazard() -> None:
-    dst = np.array([[4], [5], [4]])
-    with pytest.raises(ProgramFault, match="acc element 4 is accumulated again after 2 steps"):
-        functional._check_distance(dst, 2, order([isa.Finish()])[0])
-    functional._check_distance(dst, 1, order([isa.Finish()])[0])
+    uops = np.array([[4, 0, 0], [5, 0, 0], [4, 1, 0]])
+    found, bases = Footprints(2, 2).of(isa.Gemm(uop_end=3), uops)
+    assert (found.too_close, bases) == ((0, 2), (4, 0, 0))
+    assert Footprints(2, 1).of(isa.Gemm(uop_end=3), uops)[0].too_close is None
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_products_are_the_steps_one_after_another(seed: int) -> None:
+    """Loops of all kinds, mixed ones and accumulators that are written twice among them."""
+    rng = np.random.default_rng(seed)
+    steps = {
+        f"{what}_factor_{loop}": int(rng.integers(0, 3)) * int(rng.integers(0, 2))
+        for what in ("dst", "src", "wgt") for loop in ("out", "in")
+    }  # fmt: skip
+    one = isa.Gemm(uop_end=4, iter_out=int(rng.integers(1, 4)), iter_in=int(rng.integers(1, 4)), **steps)
+    uops = rng.integers(0, 6, (4, 3))
+    inp, wgt = (rng.integers(-128, 128, (20, *shape)).astype(np.int8) for shape in ((2, 4), (4, 4)))
+    wanted, found = np.zeros((20, 2, 4), np.int32), np.zeros((20, 2, 4), np.int32)
+    for out in range(one.iter_out):
+        for inside in range(one.iter_in):
+            for dst, src, weight in uops:
+                dst = dst + out * one.dst_factor_out + inside * one.dst_factor_in
+                src = src + out * one.src_factor_out + inside * one.src_factor_in
+                weight = weight + out * one.wgt_factor_out + inside * one.wgt_factor_in
+                wanted[dst] += inp[src].astype(np.int32) @ wgt[weight].astype(np.int32).T
+    parts = products(uops, one, 4)
+    if parts is None:
+        nest = [
+            arithmetic.indices(
+                uops[:, n], getattr(one, f"{what}_factor_out"), getattr(one, f"{what}_factor_in"), one
+            )
+            for n, what in enumerate(("dst", "src", "wgt"))
+        ]
+        arithmetic.gemm(found, inp, wgt, *nest)
+    else:
+        multiply(found, inp, wgt, parts)
+    np.testing.assert_array_equal(found, wanted)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from dlcomp import vta_targets
-from dlcomp.errors import UsageError
+from dlcomp.errors import ModelError, UsageError
 from dlcomp.target import Target
 
 
@@ -30,8 +30,14 @@ def test_unknown_accelerators_are_refused() -> None:
         Target.parse(fields)
 
 
-def test_a_network_is_refused_rather_than_compiled_for_the_host() -> None:
-    from dlcomp.pipeline import compile_model
+def test_a_network_of_real_numbers_is_refused_rather_than_compiled_for_the_host() -> None:
+    import onnx
+    from onnx import TensorProto, helper
 
-    with pytest.raises(UsageError, match="cannot be compiled for VTA yet"):
-        compile_model(None, "vta:pynq")  # type: ignore[arg-type]
+    import dlcomp
+
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    with pytest.raises(ModelError, match="can run on VTA"):
+        dlcomp.load(model).compile("vta:pynq")

@@ -13,6 +13,7 @@ from onnx import version_converter
 from dlcomp.compress.data import Calibration
 from dlcomp.compress.network import Network
 from dlcomp.compress.observe import Histogram, observe
+from dlcomp.compress.quantize import power_of_two
 from dlcomp.compress.quantize.bias import mean_error
 from dlcomp.compress.quantize.grid import Grid, grid_of_range, grid_of_weight
 from dlcomp.compress.quantize.plan import Layer, Plan, plan
@@ -23,6 +24,7 @@ from dlcomp.errors import ModelError, UsageError
 __all__ = ["Quantize"]
 
 _ACTIVATIONS = {"uint8": 256, "int8": 256, "uint16": 65536, "int16": 65536}
+_SCALES = ("any", "power_of_two")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class Quantize:
         Take the mean error of every layer out of its bias.
     keep : tuple of str
         Regular expressions: layers whose name one is found in stay in float.
+    scales : str
+        ``any``, or ``power_of_two`` for processors that rescale by shifts, such as VTA: activations then are
+        int8 without a zero point, whatever else is asked for.
 
     Raises
     ------
@@ -62,9 +67,15 @@ class Quantize:
     weight_search: bool = False
     correct_bias: bool = True
     keep: tuple[str, ...] = ()
+    scales: str = "any"
     name: str = "quantize"
 
     def __post_init__(self) -> None:
+        if self.scales not in _SCALES:
+            raise UsageError(f"scales cannot be {self.scales!r}", hint=", ".join(_SCALES))
+        if self.scales == "power_of_two":
+            for option, value in (("activations", "int8"), ("symmetric", True)):
+                object.__setattr__(self, option, value)
         if self.activations not in _ACTIVATIONS:
             raise UsageError(f"activations cannot be {self.activations!r}", hint=", ".join(_ACTIVATIONS))
         if self.method not in METHODS:
@@ -109,7 +120,10 @@ class Quantize:
         for share in chosen.shares:
             ranges = [range_of(seen[name], self.method, levels, self.symmetric) for name in share]
             low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
-            grid = grid_of_range(low, high, self.activations, self.symmetric)
+            if self.scales == "power_of_two":
+                grid = power_of_two.grid_of_activation([seen[name] for name in share], max(-low, high))
+            else:
+                grid = grid_of_range(low, high, self.activations, self.symmetric)
             grids |= dict.fromkeys(share, grid)
         return dict(sorted(grids.items()))
 
@@ -117,10 +131,7 @@ class Quantize:
         network.own_weight(layer.node, layer.weight)
         weight = network.weights[layer.node.input[layer.weight]]
         most = 2 ** (self.bits - 1) - 1
-        axis = layer.axis if self.per_channel else None
-        grid = _without_overflow(
-            network, layer, data, grid_of_weight(weight, self.bits, axis, self.weight_search)
-        )
+        grid = self._weight_grid(network, layer, weight, data)
         integers = grid.integers(weight, -most, most)
         error = None if mean is None else mean_error(layer, grid.reals(integers) - weight, mean)
         bias = None
@@ -132,6 +143,15 @@ class Quantize:
         write_weight(network, layer, grid, integers)
         if bias is not None:
             write_bias(network, _with_bias(network, layer, bias), bias, data, grid)
+
+    def _weight_grid(self, network: Network, layer: Layer, weight: np.ndarray, data: Grid) -> Grid:
+        axis = layer.axis if self.per_channel else None
+        if self.scales == "power_of_two":
+            found = power_of_two.grid_of_weight(weight, self.bits, axis)
+            grid = _without_overflow(network, layer, data, found)
+            return Grid(power_of_two.rounded_up(grid.scale), grid.zero, axis)
+        grid = grid_of_weight(weight, self.bits, axis, self.weight_search)
+        return _without_overflow(network, layer, data, grid)
 
 
 def _with_bias(network: Network, layer: Layer, bias: np.ndarray) -> Layer:

@@ -1,0 +1,248 @@
+"""Whole quantized networks: partition, the host's parts, and artifacts, against the integer reference."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import dlcomp
+from dlcomp.codegen.vta import compile_network
+from dlcomp.codegen.vta.operators import Conv, MaxPool, Mean, Sum
+from dlcomp.codegen.vta.partition import DeviceSegment, HostSegment, partition
+from dlcomp.codegen.vta.stored import packaged, restored
+from dlcomp.errors import ArtifactError, ModelError, UsageError
+
+TARGETS = ("pynq", "batch4x8", "block32")
+FASHION = Path(__file__).parents[3] / "benchmarks" / "fashion"
+
+
+def network(
+    nodes: list[tuple[Any, ...]], weights: dict[str, np.ndarray], shape: list[int]
+) -> onnx.ModelProto:
+    """Nodes as (operator, inputs, output, attributes), from ``x`` of ``shape`` to the last output."""
+    made = [helper.make_node(kind, inputs, [out], name=out, **more) for kind, inputs, out, more in nodes]
+    graph = helper.make_graph(
+        made, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(nodes[-1][2], TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(w.astype(np.float32), name) for name, w in weights.items()],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    return onnx.shape_inference.infer_shapes(proto)
+
+
+def residual(batch: int = 2, middle: str | None = None) -> onnx.ModelProto:
+    """Two convolutions with a residual, pooling, a depthwise one with ReLU6, a dense layer, softmax."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w1": rng.normal(0, 0.3, (20, 3, 3, 3)), "b1": rng.normal(0, 0.3, 20),
+        "w2": rng.normal(0, 0.1, (20, 20, 3, 3)), "b2": rng.normal(0, 0.3, 20),
+        # Channels of very different sizes, as depthwise convolutions have them.
+        "w3": rng.normal(0, 0.3, (20, 1, 3, 3)) * 2.0 ** rng.integers(-5, 1, (20, 1, 1, 1)),
+        "w4": rng.normal(0, 0.3, (10, 20)), "b4": rng.normal(0, 0.3, 10),
+        "low": np.array(0.0), "high": np.array(6.0),
+    }  # fmt: skip
+    pads: dict[str, Any] = {"pads": [1, 1, 1, 1]}
+    nodes = [
+        ("Conv", ["x", "w1", "b1"], "c1", pads),
+        ("Relu", ["c1"], "r1", {}),
+        ("Conv", ["r1", "w2", "b2"], "c2", pads),
+        ("Add", ["c2", "r1"], "sum", {}),
+        ("Relu", ["sum"], "r2", {}),
+        (middle or "Identity", ["r2"], "middle", {}),
+        ("MaxPool", ["middle"], "p", {"kernel_shape": [3, 3], "strides": [2, 2], **pads}),
+        ("Conv", ["p", "w3"], "c3", {**pads, "group": 20, "strides": [2, 1]}),
+        ("Clip", ["c3", "low", "high"], "r3", {}),
+        ("GlobalAveragePool", ["r3"], "g", {}),
+        ("Flatten", ["g"], "f", {}),
+        ("Gemm", ["f", "w4", "b4"], "d", {"transB": 1}),
+        ("Softmax", ["d"], "y", {"axis": 1}),
+    ]
+    return network(nodes, weights, [batch, 3, 12, 10])
+
+
+def samples(count: int, shape: tuple[int, ...] = (3, 12, 10), seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 1, (count, *shape)).astype(np.float32)
+
+
+@functools.cache
+def small(middle: str | None = None) -> dlcomp.Model:
+    """:func:`residual`, quantized once for all tests."""
+    return quantized(residual(middle=middle))
+
+
+def quantized(proto: onnx.ModelProto, shape: tuple[int, ...] = (3, 12, 10)) -> dlcomp.Model:
+    passes = dlcomp.Quantize(scales="power_of_two")
+    return dlcomp.load(proto).compress(passes, calibration=samples(16, shape))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_network_is_bit_equal_to_its_reference_and_near_the_real_one(target: str) -> None:
+    model = small()
+    compiled = compile_network(model, target)
+    feed = {"x": samples(2, seed=2)}
+    found, wanted = compiled.run(feed)["y"], compiled.run(feed, engine="reference")["y"]
+    np.testing.assert_array_equal(found, wanted)
+    # The same network in QDQ form, whose halves are rounded to even and whose mean is not in fixed point.
+    near = model.compile("host").run(feed)["y"]
+    assert np.abs(found - near).max() < 0.03
+    assert np.ptp(found) > 0.1
+
+
+def test_what_is_where() -> None:
+    plan = partition(small().source)
+    assert [type(s) for s in plan.segments] == [HostSegment, DeviceSegment, HostSegment]
+    first, device, last = plan.segments
+    assert [node.op_type for node in first.network.graph.node] == ["QuantizeLinear"]
+    kinds = [type(one) for one in device.operators]
+    # The sum is part of the second convolution.
+    assert kinds == [Conv, Conv, MaxPool, Conv, Mean, Conv]
+    assert device.operators[1].residual is not None
+    assert device.operators[3].groups == 20
+    assert device.operators[3].extra.max() >= 3
+    assert device.operators[3].requantize.low == 0
+    assert device.operators[5].wide
+    assert [node.op_type for node in last.network.graph.node] == ["DequantizeLinear", "Softmax"]
+
+
+def test_the_host_in_the_middle() -> None:
+    """An operator that the accelerator lacks cuts the network into two regions."""
+    compiled = compile_network(small("HardSwish"), "pynq")
+    assert len(compiled.regions) == 2
+    feed = {"x": samples(2, seed=3)}
+    np.testing.assert_array_equal(compiled.run(feed)["y"], compiled.run(feed, engine="reference")["y"])
+
+
+def test_a_matrix_of_flattened_pictures_is_a_convolution() -> None:
+    rng = np.random.default_rng(0)
+    weights = {
+        "w1": rng.normal(0, 0.3, (5, 3, 3, 3)),
+        "w2": rng.normal(0, 0.1, (400, 12)),
+        "b2": np.zeros(12),
+    }
+    weights |= {"w3": rng.normal(0, 0.3, (12, 4))}
+    nodes = [
+        ("Conv", ["x", "w1"], "c1", {}),
+        ("Relu", ["c1"], "r1", {}),
+        ("Flatten", ["r1"], "f", {}),
+        ("Gemm", ["f", "w2", "b2"], "d", {}),
+        ("Relu", ["d"], "r2", {}),
+        ("MatMul", ["r2", "w3"], "y", {}),
+    ]
+    model = quantized(network(nodes, weights, [2, 3, 12, 10]))
+    compiled = compile_network(model, "pynq")
+    layers = [one for s in compiled.plan.segments if isinstance(s, DeviceSegment) for one in s.operators]
+    assert [one.weight.shape for one in layers] == [(5, 3, 3, 3), (12, 5, 10, 8), (4, 12, 1, 1)]
+    feed = {"x": samples(2, seed=4)}
+    found = compiled.run(feed)["y"]
+    np.testing.assert_array_equal(found, compiled.run(feed, engine="reference")["y"])
+    np.testing.assert_allclose(found, model.compile("host").run(feed)["y"], atol=0.05 * np.ptp(found))
+
+
+def test_a_sum_of_two_tensors_that_others_read_stays_a_sum() -> None:
+    rng = np.random.default_rng(0)
+    weights = {f"w{n}": rng.normal(0, 0.2, (8, 8 if n > 1 else 3, 3, 3)) for n in (1, 2, 3)}
+    pads = {"pads": [1, 1, 1, 1]}
+    nodes = [
+        ("Conv", ["x", "w1"], "c1", pads),
+        ("Conv", ["c1", "w2"], "c2", pads),
+        ("Add", ["c1", "c2"], "s1", {}),
+        ("Add", ["s1", "c2"], "s2", {}),
+        ("Conv", ["s2", "w3"], "y", pads),
+    ]
+    compiled = compile_network(quantized(network(nodes, weights, [1, 3, 12, 10])), "pynq")
+    kinds = [type(one) for s in compiled.plan.segments if isinstance(s, DeviceSegment) for one in s.operators]
+    assert kinds == [Conv, Conv, Sum, Sum, Conv]
+    feed = {"x": samples(1, seed=5)}
+    np.testing.assert_array_equal(compiled.run(feed)["y"], compiled.run(feed, engine="reference")["y"])
+
+
+def test_artifacts(tmp_path: Path) -> None:
+    model = small()
+    compiled = compile_network(model, "pynq")
+    artifact = model.compile("vta:pynq")
+    artifact.save(tmp_path / "net.dlc")
+    opened = dlcomp.open(tmp_path / "net.dlc")
+    feed = {"x": samples(2, seed=6)}
+    np.testing.assert_array_equal(opened.run(feed)["y"], compiled.run(feed)["y"])
+    assert opened.check().ok
+    assert [kernel.name for kernel in opened.kernels] == [row.name for row in compiled.cycles()]
+    with pytest.raises(UsageError, match="no kernels to time"):
+        opened.profile(feed)
+
+
+def test_a_damaged_header_is_refused() -> None:
+    compiled = compile_network(small(), "pynq")
+    objects = list(packaged(compiled, dlcomp.Target.parse("vta:pynq")).objects.values())
+    header = json.loads(objects[0])
+    for broken in ({**header, "segments": header["segments"][:-1]}, {**header, "views": 3}, []):
+        with pytest.raises(ArtifactError, match="malformed"):
+            restored([json.dumps(broken).encode(), *objects[1:]], compiled.signature)
+    with pytest.raises(ArtifactError):
+        restored([objects[0], objects[1], objects[2][:-1], *objects[3:]], compiled.signature)
+
+
+def test_refusals() -> None:
+    with pytest.raises(ModelError, match=r"nothing of .* can run on VTA"):
+        compile_network(dlcomp.load(residual()), "pynq")
+    other = dlcomp.load(residual()).compress(dlcomp.Quantize(), calibration=samples(4))
+    with pytest.raises(ModelError, match=r"nothing of .* can run on VTA"):
+        compile_network(other, "pynq")
+    open_batch = dataclasses.replace(small(), source=onnx.ModelProto())
+    open_batch.source.CopyFrom(small().source)
+    open_batch.source.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    del open_batch.source.graph.value_info[:]
+    with pytest.raises(UsageError, match=r"the shape of .* is not known"):
+        compile_network(open_batch, "pynq")
+    compiled = compile_network(small(), "pynq")
+    for wrong in ({}, {"x": samples(3)}, {"x": samples(2).astype(np.float64)}):
+        with pytest.raises(UsageError, match="input 'x'"):
+            compiled.run(wrong)
+    with pytest.raises(UsageError, match="engine"):
+        compiled.run({"x": samples(2)}, engine="board")
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dlcomp.cli import main
+
+    small().save(tmp_path / "net.onnx")
+    where = str(tmp_path / "net.dlc")
+    assert main(["compile", str(tmp_path / "net.onnx"), "--target", "vta:pynq", "-o", where]) == 0
+    assert main(["run", where]) == 0
+    capsys.readouterr()
+    assert main(["vta", "stat", where, "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["layers"]) == 6
+    assert found["cycles"] == sum(layer["cycles"] for layer in found["layers"])
+    assert main(["vta", "disasm", where]) == 0
+    assert "GEMM" in capsys.readouterr().out
+    assert main(["vta", "disasm", where, "--region", "7"]) == 2
+    assert main(["vta", "trace", where, "-o", str(tmp_path / "t.json")]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet8", "dscnn", "lenet5", "lenet300"])
+def test_trained_networks(name: str) -> None:
+    """Every layer on the accelerator, on pictures: bit-equal, and the labels those of the int8 network."""
+    sys.path.insert(0, str(FASHION.parent))
+    from datasets import fashion
+
+    model = dlcomp.load(FASHION / f"{name}.onnx", {"image": (20, 1, 28, 28)})
+    model = model.compress(dlcomp.Quantize(scales="power_of_two"), calibration=fashion("train")[0][:200])
+    compiled, int8 = compile_network(model, "pynq"), model.compile("host")
+    pictures = fashion("t10k")[0]
+    same = 0
+    for first in range(0, 200, 20):
+        feed = {"image": pictures[first : first + 20]}
+        found = compiled.run(feed)["logits"]
+        np.testing.assert_array_equal(found, compiled.run(feed, engine="reference")["logits"])
+        same += int((found.argmax(axis=1) == int8.run(feed)["logits"].argmax(axis=1)).sum())
+    assert same >= 194
