@@ -109,9 +109,11 @@ def runs(network: Network, names: Collection[str], data: Calibration) -> Iterato
     """The values of ``names`` for each batch of ``data``, computed by dlcomp."""
     import dlcomp
 
-    inputs = set(network.inputs)
-    exposed = network.exposing(name for name in names if name not in inputs)
-    artifact = dlcomp.load(exposed).compile("host")
+    wanted = sorted(set(names) - set(network.inputs))
+    if not wanted:
+        yield from data
+        return
+    artifact = dlcomp.load(network.exposing(wanted)).compile("host")
     taken = {spec.name for spec in artifact.signature.inputs}
     for feed in data:
         values = artifact.run({name: array for name, array in feed.items() if name in taken})
