@@ -1,14 +1,15 @@
 """A layer as matrices: its weight as one for each group, and the rows of its input that it multiplies.
 
-A convolution is a product of matrices over the windows of its input (im2col). A window is ordered by tap, then
-by channel: so neighbours in a row of the weight are input channels, which is what N:M patterns and blocks of
-several inputs are about.
+A convolution is a product of matrices over the windows of its input (im2col). A window is ordered by tap,
+then by channel: so neighbours in a row of the weight are input channels, which is what N:M patterns and
+blocks of several inputs are about.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,8 @@ def rows(
             yield flat[None, start : start + _ROWS]
         return
     windows = _windows(layer, kernel, data)
-    batch, channels, *spatial = windows.shape[: windows.ndim - len(kernel)]
+    batch, channels = windows.shape[:2]
+    spatial = windows.shape[2 : windows.ndim - len(kernel)]
     count = math.prod(spatial)
     chosen = np.arange(count)
     if count > positions:
@@ -70,7 +72,8 @@ def rows(
     groups = layer.groups
     for start in range(0, batch, size):
         # (B, C, N, kernel...) to (G, B, N, kernel..., C / G)
-        taken = windows[(slice(start, start + size), slice(None), *places)]
+        index: tuple[Any, ...] = (slice(start, start + size), slice(None), *places)
+        taken = windows[index]
         split = taken.reshape(taken.shape[0], groups, channels // groups, len(chosen), -1)
         yield split.transpose(1, 0, 3, 4, 2).reshape(groups, taken.shape[0] * len(chosen), -1)
 
@@ -87,11 +90,12 @@ def _windows(layer: Layer, kernel: Sequence[int], data: np.ndarray) -> np.ndarra
     axes = tuple(range(2, 2 + rank))
     view = np.lib.stride_tricks.sliding_window_view(padded, extents, axis=axes)
     stepped = [slice(None, None, s) for s in strides] + [slice(None, None, d) for d in dilations]
-    return np.asarray(view[(slice(None), slice(None), *stepped)])
+    index: tuple[Any, ...] = (slice(None), slice(None), *stepped)
+    return np.asarray(view[index])
 
 
 def _pads(
-    attributes: dict[str, object], shape: Sequence[int], extents: Sequence[int], strides: Sequence[int]
+    attributes: Mapping[str, Any], shape: Sequence[int], extents: Sequence[int], strides: Sequence[int]
 ) -> list[tuple[int, int]]:
     """Zeros before and after each spatial axis, as ONNX's Conv defines ``auto_pad`` and ``pads``."""
     mode = attributes.get("auto_pad", b"NOTSET")
@@ -102,8 +106,6 @@ def _pads(
             small, large = total // 2, total - total // 2
             pairs.append((small, large) if mode == b"SAME_UPPER" else (large, small))
         return pairs
-    given = attributes.get("pads")
-    flat = [int(n) for n in given] if isinstance(given, Sequence) else [0] * (2 * len(extents))
-    if mode == b"VALID":
-        flat = [0] * (2 * len(extents))
+    none = [0] * (2 * len(extents))
+    flat = none if mode == b"VALID" else attributes.get("pads", none)
     return list(zip(flat[: len(extents)], flat[len(extents) :], strict=True))

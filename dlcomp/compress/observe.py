@@ -107,14 +107,22 @@ def observe(
 
 def runs(network: Network, names: Collection[str], data: Calibration) -> Iterator[Feed]:
     """The values of ``names`` for each batch of ``data``, computed by dlcomp."""
-    import dlcomp
+    return Watched(network, names).over(data)
 
-    wanted = sorted(set(names) - set(network.inputs))
-    if not wanted:
-        yield from data
-        return
-    artifact = dlcomp.load(network.exposing(wanted)).compile("host")
-    taken = {spec.name for spec in artifact.signature.inputs}
-    for feed in data:
-        values = artifact.run({name: array for name, array in feed.items() if name in taken})
-        yield {**feed, **values}
+
+class Watched:
+    """A network compiled to show the values of ``names``, for as many passes over data as are wanted."""
+
+    def __init__(self, network: Network, names: Collection[str]) -> None:
+        import dlcomp
+
+        wanted = sorted(set(names) - set(network.inputs))
+        self._artifact = dlcomp.load(network.exposing(wanted)).compile("host") if wanted else None
+
+    def over(self, data: Calibration) -> Iterator[Feed]:
+        """The inputs and the values, for each batch of ``data``."""
+        artifact = self._artifact
+        taken = set() if artifact is None else {spec.name for spec in artifact.signature.inputs}
+        for feed in data:
+            given = {name: array for name, array in feed.items() if name in taken}
+            yield feed if artifact is None else {**feed, **artifact.run(given)}

@@ -6,15 +6,16 @@ that errors are repaired where they arise and do not add up (He et al., "Channel
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from dlcomp.compress.data import Calibration
+from dlcomp.compress.data import Calibration, Feed
 from dlcomp.compress.layers import Layer
 from dlcomp.compress.matrices import from_matrices, rows, to_matrices
 from dlcomp.compress.network import Network
-from dlcomp.compress.observe import runs
+from dlcomp.compress.observe import Watched, runs
 from dlcomp.compress.refit import refit
 from dlcomp.compress.second_order import POSITIONS, Moments, kernel_of
 
@@ -44,15 +45,17 @@ def reconstruct(old: Network, new: Network, fits: list[Fit], data: Calibration, 
 
     ``damping`` times the mean of the Hessian's diagonal keeps a layer near its weights where data say little.
     """
+    # Once for all layers: what it computes does not change.
+    watched = Watched(old, {fit.before.data for fit in fits})
     for fit in fits:
-        _fit(old, new, fit, data, damping)
+        _fit(old, watched, new, fit, data, damping)
 
 
-def _fit(old: Network, new: Network, fit: Fit, data: Calibration, damping: float) -> None:
+def _fit(old: Network, watched: Watched, new: Network, fit: Fit, data: Calibration, damping: float) -> None:
     name = new.own_weight(fit.after.node, fit.after.weight)
     weight = new.weights[name]
     start = to_matrices(fit.after, weight).astype(np.float64)
-    moments, products, total = _products(old, new, fit, data)
+    moments, products, total = _products(old, watched.over(data), new, fit, data)
     centred = fit.after.node.op_type != "MatMul"
     hessian = moments.damped(centred, damping)
     wanted = products / moments.count
@@ -71,7 +74,7 @@ def _fit(old: Network, new: Network, fit: Fit, data: Calibration, damping: float
 
 
 def _products(
-    old: Network, new: Network, fit: Fit, data: Calibration
+    old: Network, past: Iterator[Feed], new: Network, fit: Fit, data: Calibration
 ) -> tuple[Moments, np.ndarray, np.ndarray]:
     """The moments of what the layer reads now, sums of y x^T ``(G, O, K)`` and of y ``(G, O)``.
 
@@ -85,7 +88,7 @@ def _products(
     moments = Moments()
     products: np.ndarray = np.zeros(())
     total: np.ndarray = np.zeros(())
-    pairs = zip(runs(old, [fit.before.data], data), runs(new, [fit.after.data], data), strict=True)
+    pairs = zip(past, runs(new, [fit.after.data], data), strict=True)
     for number, (was, now) in enumerate(pairs):
         chunks = zip(
             rows(fit.before, kernel_of(old, fit.before), was[fit.before.data], POSITIONS, number),

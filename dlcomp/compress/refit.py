@@ -12,6 +12,8 @@ import numpy as np
 _STEPS = 50
 # Of the squared residual, relative to that of the start: where a row is done.
 _DONE = 1e-12
+# Divides in the place of nothing.
+TINY = float(np.finfo(np.float64).tiny)
 
 
 def refit(start: np.ndarray, hessian: np.ndarray, wanted: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -29,14 +31,14 @@ def refit(start: np.ndarray, hessian: np.ndarray, wanted: np.ndarray, mask: np.n
     """
     scale = np.diag(hessian).copy()
     scale[scale <= 0] = 1.0
-    weights = start.copy()
+    weights: np.ndarray = start.copy()
     residual = np.where(mask, wanted - weights @ hessian, 0.0)
     ahead = residual / scale
     energy = (residual * ahead).sum(axis=1)
     first = energy.copy()
     direction = ahead
     for _ in range(_STEPS):
-        alive = energy > _DONE * np.maximum(first, np.finfo(np.float64).tiny)
+        alive = energy > _DONE * np.maximum(first, TINY)
         if not alive.any():
             break
         pushed = np.where(mask, direction @ hessian, 0.0)
@@ -54,5 +56,5 @@ def refit(start: np.ndarray, hessian: np.ndarray, wanted: np.ndarray, mask: np.n
 
 
 def error_of(change: np.ndarray, hessian: np.ndarray) -> float:
-    """tr(D H D^T): the mean squared error that a change D ``(O, K)`` of the weights makes, over all outputs."""
+    """tr(D H D^T): the mean squared error that a change D ``(O, K)`` of the weights makes, of all outputs."""
     return float(((change @ hessian) * change).sum())

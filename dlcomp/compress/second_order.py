@@ -1,8 +1,8 @@
 """Second moments of what layers read: the Hessians X^T X of the squared error of their outputs.
 
 The error that other weights W' make in a layer's outputs is tr((W - W') H (W - W')^T), so H is all that OBS,
-SparseGPT and GPTQ need to know of the data, and its diagonal all that Wanda needs. Where the layer has a bias,
-the mean error can go into it, and what remains is measured by the covariance.
+SparseGPT and GPTQ need to know of the data, and its diagonal all that Wanda needs. Where the layer has a
+bias, the mean error can go into it, and what remains is measured by the covariance.
 """
 
 from __future__ import annotations

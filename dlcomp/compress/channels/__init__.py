@@ -18,6 +18,7 @@ from dlcomp.compress.layers import check_expressions, layers_of
 from dlcomp.compress.matrices import to_matrices
 from dlcomp.compress.network import Network
 from dlcomp.compress.reconstruct import Fit, reconstruct
+from dlcomp.compress.refit import TINY
 from dlcomp.compress.second_order import second_order
 from dlcomp.errors import ModelError, UsageError
 
@@ -153,7 +154,7 @@ def _norms(traced: Trace, cell: Cell) -> np.ndarray:
             continue
         weight = traced.network.weights[linked.layer.node.input[linked.layer.weight]].astype(np.float64)
         own = (np.moveaxis(weight, linked.layer.axis, 0).reshape(len(roots), -1) ** 2).sum(axis=1)
-        for root, norm in zip(roots, own / max(own.sum(), np.finfo(np.float64).tiny), strict=True):
+        for root, norm in zip(roots, own / max(own.sum(), TINY), strict=True):
             if root in places:
                 norms[places[root]] += norm
     return norms

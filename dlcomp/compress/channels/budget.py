@@ -34,32 +34,40 @@ def widths_for(
     UsageError
         Not even the least widths are enough.
     """
-    widths = [len(cell.roots) for cell in cells]
-    before = now = rest + sum(cost.macs(widths) for cost in costs)
-    while now > target * before:
-        best, chosen = np.inf, -1
-        for i, curve in enumerate(curves):
-            less = _less(widths[i], multiple)
-            if less < multiple:
-                continue
-            tried = [*widths[:i], less, *widths[i + 1 :]]
-            saved = now - rest - sum(cost.macs(tried) for cost in costs)
-            gone = len(curve) - widths[i]
-            cost_before = float(curve[gone - 1]) if gone else 0.0
-            price = (float(curve[len(curve) - less - 1]) - cost_before) / max(saved, 1e-9)
-            if price < best:
-                best, chosen = price, i
-        if chosen < 0:
+    sizes = [len(cell.roots) for cell in cells]
+    # What is lost when a cell has as many channels left.
+    losses = [np.concatenate([[0.0], curve])[::-1] for curve in curves]
+    widths = list(sizes)
+
+    def macs(tried: Sequence[int]) -> float:
+        return rest + sum(cost.macs(tried) for cost in costs)
+
+    def changed(cell: int, width: int) -> list[int]:
+        return [*widths[:cell], width, *widths[cell + 1 :]]
+
+    most = target * macs(sizes)
+    while (now := macs(widths)) > most:
+        prices = {}
+        for cell, width in enumerate(widths):
+            less = (width - 1) // multiple * multiple
+            if less >= multiple:
+                saved = max(now - macs(changed(cell, less)), 1e-9)
+                prices[cell, less] = (losses[cell][less] - losses[cell][width]) / saved
+        if not prices:
             raise UsageError(
-                f"MACs cannot fall to {target:g} of what they are, only to {now / before:.3f}",
+                f"MACs cannot fall to {target:g} of what they are, only to {now / macs(sizes):.3f}",
                 hint=f"widths end at {multiple}, and channels that reach inputs or outputs stay; "
                 "a smaller multiple, or a higher share",
                 where="channels",
             )
-        widths[chosen] = _less(widths[chosen], multiple)
-        now = rest + sum(cost.macs(widths) for cost in costs)
-    return widths
-
-
-def _less(width: int, multiple: int) -> int:
-    return (width - 1) // multiple * multiple
+        widths = changed(*min(prices, key=lambda step: prices[step]))
+    # The last steps saved more than was needed: what fits again comes back, the most useful first.
+    while True:
+        gains = {}
+        for cell, width in enumerate(widths):
+            more = min(sizes[cell], width + multiple)
+            if more > width and macs(changed(cell, more)) <= most:
+                gains[cell, more] = losses[cell][width] - losses[cell][more]
+        if not gains:
+            return widths
+        widths = changed(*max(gains, key=lambda step: gains[step]))

@@ -97,4 +97,4 @@ def _macs(trace: Trace, linked: Linked) -> float:
     layer = linked.layer
     weight = trace.network.weights[layer.node.input[layer.weight]]
     elements = float(np.prod(trace.shapes.get(layer.node.output[0], (weight.shape[layer.axis],))))
-    return elements * weight.size / weight.shape[layer.axis]
+    return float(elements * weight.size / weight.shape[layer.axis])

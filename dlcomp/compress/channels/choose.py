@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dlcomp.compress.refit import TINY, error_of
+
 # Penalties of the path of the LASSO, from the least to that at which nothing is left.
 _PATH = np.geomspace(1e-4, 1.0, 40)
 _SWEEPS = 60
@@ -31,17 +33,17 @@ class Reader:
     @property
     def energy(self) -> float:
         """Of its outputs, in which errors are counted."""
-        return max(float(((self.weights @ self.hessian) * self.weights).sum()), np.finfo(np.float64).tiny)
+        return max(error_of(self.weights, self.hessian), TINY)
 
 
-# (readers, squared norms of what makes each channel (n,)) to the order (n,), and the summed cost of each prefix.
+# (readers, squared norms of what makes each channel (n,)) to the order (n,), and each prefix's summed cost.
 Choice = Callable[[Sequence[Reader], np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def by_magnitude(readers: Sequence[Reader], norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Those of the smallest filters first (Li et al., "Pruning filters", 2017, section 3.1)."""
     order = np.argsort(norms, kind="stable")
-    return order, np.cumsum(norms[order]) / max(float(norms.sum()), np.finfo(np.float64).tiny)
+    return order, np.cumsum(norms[order]) / max(float(norms.sum()), TINY)
 
 
 def by_obs(readers: Sequence[Reader], norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +73,7 @@ def by_obs(readers: Sequence[Reader], norms: np.ndarray) -> tuple[np.ndarray, np
 
 
 def by_lasso(readers: Sequence[Reader], norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Those whose factor a growing penalty makes zero first (He et al., "Channel pruning", 2017, section 3.1).
+    """Those whose factor a growing penalty makes zero first (He et al., "Channel pruning", 2017, 3.1).
 
     min |Y - sum b_i Z_i|^2 / 2 + p |b|_1, where Z_i is what channel i adds to the outputs, by coordinate
     descent on the Gram matrix of the Z; the cost is the error without repair.
@@ -136,7 +138,7 @@ def _gram(reader: Reader) -> np.ndarray:
 
 
 def _descend(gram: np.ndarray, wanted: np.ndarray, penalty: float, factors: np.ndarray) -> np.ndarray:
-    found = factors.copy()
+    found: np.ndarray = factors.copy()
     slope = gram @ found
     for _ in range(_SWEEPS):
         moved = 0.0

@@ -204,8 +204,8 @@ def _axes(trace: Trace, node: onnx.NodeProto, rank: int) -> list[int] | None:
 
 
 _UNARY = (
-    "Relu LeakyRelu Elu Selu Celu Clip Sigmoid HardSigmoid HardSwish Tanh Softplus Softsign Mish Gelu Erf Exp Log "
-    "Sqrt Abs Neg Reciprocal Sign Floor Ceil Round Identity Dropout Cast ThresholdedRelu "
+    "Relu LeakyRelu Elu Selu Celu Clip Sigmoid HardSigmoid HardSwish Tanh Softplus Softsign Mish Gelu Erf "
+    "Exp Log Sqrt Abs Neg Reciprocal Sign Floor Ceil Round Identity Dropout Cast ThresholdedRelu "
     "MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool"
 ).split()
 RULES: Mapping[str, Rule] = {

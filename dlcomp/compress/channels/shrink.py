@@ -1,4 +1,4 @@
-"""Takes channels out of a network: of its weights, of what is stored for each channel, and of stored shapes."""
+"""Takes channels out of a network: out of its weights, what else is stored for each, and stored shapes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from dlcomp.compress.channels.trace import Linked, Stored, Trace
+from dlcomp.compress.channels.rules import Stored
+from dlcomp.compress.channels.trace import Linked, Trace
 from dlcomp.compress.network import Network
 
 

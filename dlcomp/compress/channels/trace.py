@@ -1,9 +1,9 @@
 """Which channels of a network can only go together.
 
-Every channel of every value has a number. Where two are added, or one becomes the other (activations, pooling,
-depthwise convolutions, joins, flattening), their numbers are one in a union-find. A channel that meets an
-input, an output or an operator not listed here is fixed. After Fang et al., "DepGraph", 2023, section 3, with
-channels instead of layers as the nodes.
+Every channel of every value has a number. Where two are added, or one becomes the other (activations,
+pooling, depthwise convolutions, joins, flattening), their numbers are one in a union-find. A channel that
+meets an input, an output or an operator without a rule is fixed. After Fang et al., "DepGraph", 2023, section
+3, with channels instead of layers as the nodes.
 """
 
 from __future__ import annotations

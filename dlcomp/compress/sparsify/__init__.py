@@ -1,8 +1,8 @@
-"""Sparsity after training: which weights go, how the others make up for it, and in what pattern zeros stand."""
+"""Sparsity after training: which weights go, how the others make up for it, and where zeros may stand."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,17 +108,8 @@ class Sparsify:
             sparsity[layer.name] = round(gone / made.size, 4)
             error[layer.name] = round(change, 6)
         if self.rebuild and data is not None:
-            made = {layer.name for layer in layers}
-            pairs = [
-                pair
-                for pair in zip(layers_of(before), layers_of(network), strict=True)
-                if pair[0].name in made
-            ]
-            fits = [
-                Fit(a, b, np.ones(before.weights[a.node.input[a.weight]].shape[a.axis], bool), True)
-                for a, b in pairs
-            ]
-            reconstruct(before, network, fits, data, self.damping)
+            names = {layer.name for layer in layers}
+            reconstruct(before, network, _fits(before, network, names), data, self.damping)
         return {
             "layers": len(layers),
             "dense": dense,
@@ -225,3 +216,13 @@ def _chosen(network: Network, pattern: Pattern, keep: Sequence[str]) -> tuple[li
     if not chosen:
         raise ModelError("it has no layer with a stored weight to make sparse", where="sparsify")
     return chosen, dense
+
+
+def _fits(before: Network, network: Network, names: Collection[str]) -> list[Fit]:
+    """The layers of ``names``, which were made sparse, in both networks."""
+    fits = []
+    for old, new in zip(layers_of(before), layers_of(network), strict=True):
+        if old.name in names:
+            outputs = before.weights[old.node.input[old.weight]].shape[old.axis]
+            fits.append(Fit(old, new, np.ones(outputs, bool), sparse=True))
+    return fits

@@ -1,8 +1,8 @@
 """Layer-wise reconstruction under a pattern by ADMM (Boža, "Fast and effective weight update", 2024).
 
-Dense weights that keep the outputs and sparse ones that have the pattern are pulled together: the dense step is
-one product with an inverse made once, the sparse step a projection. Sparsity grows over the first steps, so
-that weights which were dropped early may come back.
+Dense weights that keep the outputs and sparse ones that have the pattern are pulled together: the dense step
+is one product with an inverse made once, the sparse step a projection. Sparsity grows over the first steps,
+so that weights which were dropped early may come back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PENALTY = 1.0
 
 
 def admm(weights: np.ndarray, hessian: np.ndarray, pattern: Pattern, sparsity: float) -> np.ndarray:
-    """Sparse weights ``(O, K)`` and, on their support, the least squares fit; ``hessian`` is positive definite."""
+    """Sparse weights ``(O, K)``, on their support the least squares fit; ``hessian`` is positive definite."""
     # In units of its input's norm, the square of a weight is Wanda's score.
     norms = np.sqrt(np.diag(hessian))
     scaled = hessian / np.outer(norms, norms)

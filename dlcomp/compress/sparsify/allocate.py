@@ -16,7 +16,7 @@ def alike(sizes: Mapping[str, int], target: float) -> dict[str, float]:
 
 
 def erk(shapes: Mapping[str, Sequence[int]], target: float) -> dict[str, float]:
-    """Denser the smaller a layer is: Erdős–Rényi-Kernel (Evci et al., "Rigging the lottery", 2020, section 3).
+    """Denser the smaller a layer is: Erdős–Rényi-Kernel (Evci et al., "Rigging the lottery", 2020, 3).
 
     The density of ``(outputs, inputs, kernel...)`` is proportional to the sum of its dimensions over their
     product; layers for which it would exceed 1 stay dense and the others make up for them.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from dlcomp.compress.refit import TINY, error_of
 from dlcomp.compress.sparsify.admm import admm
 from dlcomp.compress.sparsify.obs import obs
 from dlcomp.compress.sparsify.patterns import Pattern
@@ -33,13 +34,13 @@ METHODS: Mapping[str, Method] = {"magnitude": magnitude, "wanda": wanda, "obs": 
 def scores(method: str, weights: np.ndarray, hessian: np.ndarray) -> np.ndarray:
     """What the loss of each weight of ``(O, K)`` costs by itself, comparable between layers.
 
-    Magnitudes are compared as they are. Of the others, it is the share of the outputs' energy that the removal
-    of the weight puts wrong: without (Wanda) or with (OBS) the help of the other weights of its row.
+    Magnitudes are compared as they are. Of the others, it is the share of the outputs' energy that the
+    removal of the weight puts wrong: without (Wanda) or with (OBS) the help of the others of its row.
     """
     squared = weights**2
     if method == "magnitude":
         return squared
-    energy = max(float(((weights @ hessian) * weights).sum()), np.finfo(np.float64).tiny)
+    energy = max(error_of(weights, hessian), TINY)
     if method == "wanda":
         return np.asarray(squared * np.diag(hessian) / energy)
     return np.asarray(squared / np.diag(np.linalg.inv(hessian)) / energy)

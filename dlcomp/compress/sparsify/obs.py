@@ -1,7 +1,7 @@
 """Optimal brain surgeon, column by column: SparseGPT (Frantar and Alistarh, 2023, section 3 and algorithm 1).
 
-A weight that goes is made up for by those to the right of it in its row, by the inverse of the Hessian of what
-has not been decided yet; all rows have the same inverse, whose Cholesky factor holds those of every step.
+A weight that goes is made up for by those to the right of it in its row, by the inverse of the Hessian of
+what has not been decided yet; all rows share the inverse, whose Cholesky factor holds those of every step.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _BLOCK = 128
 
 
 def obs(weights: np.ndarray, hessian: np.ndarray, pattern: Pattern, sparsity: float) -> np.ndarray:
-    """Sparse weights ``(O, K)`` and, on their support, the least squares fit; ``hessian`` is positive definite.
+    """Sparse weights ``(O, K)``, on their support the least squares fit; ``hessian`` is positive definite.
 
-    SparseGPT gives each block of columns the same sparsity. Here what is left of the quota is decided over all
-    columns to the right, by what their weights have become, so that inputs that are always near zero (the edges
-    of pictures) lose more.
+    SparseGPT gives each block of columns the same sparsity. Here what is left of the quota is decided over
+    all columns to the right, by what their weights have become, so that inputs that are always near zero (the
+    edges of pictures) lose more.
     """
     outputs, inputs = weights.shape
     factor = np.linalg.cholesky(np.linalg.inv(hessian)).T

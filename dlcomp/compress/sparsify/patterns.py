@@ -73,7 +73,7 @@ class Pattern:
     def misfit(self, outputs: int, inputs: int, channels: int) -> str | None:
         """Why a matrix ``(outputs, inputs)`` cannot have the pattern, or None if it can.
 
-        ``channels`` are neighbouring inputs of the same tap. Blocks at the lower and right edge may be partial.
+        ``channels`` are neighbouring inputs of the same tap. Blocks at the edges may be partial.
         """
         if self.kept and channels % self.of:
             return f"{channels} input channels are no multiple of {self.of}"
@@ -105,8 +105,9 @@ class Pattern:
         if self.kept:
             return best_of(scores, self.kept, self.of)
         units = self.units(scores)
-        gone = self.count(*scores.shape, sparsity)
-        return self.spread(~lowest(units, gone), *scores.shape)
+        outputs, inputs = scores.shape
+        gone = self.count(outputs, inputs, sparsity)
+        return self.spread(~lowest(units, gone), outputs, inputs)
 
 
 def lowest(scores: np.ndarray, count: int) -> np.ndarray:
