@@ -1,9 +1,9 @@
 """Accuracy of networks with zeros and with fewer channels, without any retraining.
 
 Four methods side by side at 50, 70, 80 and 90 % zeros: small networks on the 10,000 test images of
-Fashion-MNIST, and EfficientNet-Lite0 on labelled pictures (``--pictures FOLDER``). Then channels of a residual
-network, by how they are chosen. The networks are run by onnxruntime: sparse weights are stored as they are,
-and what is asked here is how good they are.
+Fashion-MNIST, and EfficientNet-Lite0 on labelled pictures (``--pictures FOLDER``). Then channels of a
+residual network, by how they are chosen. The networks are run by onnxruntime: sparse weights are stored as
+they are, and what is asked here is how good they are.
 """
 
 from __future__ import annotations
