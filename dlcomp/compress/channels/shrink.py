@@ -24,6 +24,8 @@ def shrink(trace: Trace, gone: Collection[int]) -> None:
             _cut(network, stored.node, stored.place, stored.axis, stays)
     for stored in trace.entries:
         _entry(trace, stored, gone)
+    # Shapes of values that are not true any more.
+    del network.proto.graph.value_info[:]
 
 
 def keeps(trace: Trace, numbers: np.ndarray, gone: Collection[int]) -> np.ndarray:
