@@ -25,14 +25,13 @@ FASHION = ("lenet300", "lenet5", "resnet8", "dscnn")
 NETWORKS = Path(__file__).parent / "fashion"
 SPARSITIES = (0.5, 0.7, 0.8, 0.9)
 BATCH = 100
-METHODS = ("magnitude", "wanda", "obs", "admm")
 # What each row of a table is; ERK leaves small layers denser.
-UNIFORM = {f"{method}, all layers alike": {"method": method} for method in METHODS}
-ERK = {f"{method}, ERK": {"method": method, "scope": "erk"} for method in METHODS}
+METHODS: Mapping[str, dict[str, Any]] = {
+    method: {"method": method, "scope": "erk"} for method in ("magnitude", "wanda", "obs", "admm")
+}
 MORE: Mapping[str, dict[str, Any]] = {
-    "admm, ERK, rebuilt": {"method": "admm", "scope": "erk", "rebuild": True},
-    "admm, one threshold": {"method": "admm", "scope": "global"},
-    "admm, ERK, blocks of 16x1": {"method": "admm", "scope": "erk", "pattern": "16x1"},
+    "admm, blocks of 16x1": {"method": "admm", "scope": "erk", "pattern": "16x1"},
+    "admm, rebuilt layer by layer": {"method": "admm", "scope": "erk", "rebuild": True},
 }
 Rows = list[dict[str, Any]]
 Score = Callable[[Any], float]
@@ -43,6 +42,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="labelled pictures for EfficientNet")
     parser.add_argument("--only", choices=[*FASHION, "efficientnet", "channels"], help="one of the parts")
     arguments = parser.parse_args()
+    if arguments.only == "efficientnet" and not arguments.pictures:
+        parser.error("efficientnet needs --pictures FOLDER")
     parts: dict[str, Callable[[], Rows]] = {
         name: lambda name=name: small(name, arguments.quick)  # type: ignore[misc]
         for name in FASHION
@@ -55,7 +56,7 @@ def main() -> None:
     summary = {
         f"{row['network']}_{row['method']}_80": 100 * row["accuracy"]
         for row in rows
-        if row["form"] in (UNIFORM if arguments.quick else ERK) and row["sparsity"] == 0.8
+        if row["form"] in METHODS and row["sparsity"] == 0.8
     }
     finish(rows, summary, arguments.json)
 
@@ -64,7 +65,7 @@ def small(name: str, quick: bool) -> Rows:
     """A network of Fashion-MNIST; what is observed are 500 of the training images."""
     images, labels = fashion("t10k")
     model = dlcomp.load(NETWORKS / f"{name}.onnx", {"image": (BATCH, 1, 28, 28)})
-    forms = UNIFORM if quick else {**UNIFORM, **ERK, **MORE}
+    forms = METHODS if quick else {**METHODS, **MORE}
 
     def score(made: Any) -> float:
         return float(np.mean(logits(made, images).argmax(axis=1) == labels))
@@ -80,7 +81,7 @@ def efficientnet(folder: Path) -> Rows:
         best = logits(made, images).argmax(axis=1)
         return float(np.mean([int(one) in classes for one, classes in zip(best, accepted, strict=True)]))
 
-    return table("efficientnet_lite0", model, ERK, calibration, score)
+    return table("efficientnet_lite0", model, METHODS, calibration, score)
 
 
 def table(

@@ -55,6 +55,9 @@ def refit(start: np.ndarray, hessian: np.ndarray, wanted: np.ndarray, mask: np.n
     return weights
 
 
-def error_of(change: np.ndarray, hessian: np.ndarray) -> float:
-    """tr(D H D^T): the mean squared error that a change D ``(O, K)`` of the weights makes, of all outputs."""
-    return float(((change @ hessian) * change).sum())
+def error_of(change: np.ndarray, hessian: np.ndarray | None) -> float:
+    """tr(D H D^T): the mean squared error that a change D ``(O, K)`` of the weights makes, of all outputs.
+
+    Without a Hessian it is that of the weights.
+    """
+    return float(((change if hessian is None else change @ hessian) * change).sum())

@@ -7,6 +7,7 @@ bias, the mean error can go into it, and what remains is measured by the covaria
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -17,13 +18,16 @@ from dlcomp.compress.layers import Layer
 from dlcomp.compress.matrices import rows, to_matrices
 from dlcomp.compress.network import Network
 from dlcomp.compress.observe import runs
+from dlcomp.errors import UsageError
 
-# Windows of a convolution that are taken of each sample.
-POSITIONS = 1024
+# Windows of a convolution that are taken of each sample; neighbours say nearly the same.
+POSITIONS = 256
 # Bytes of Hessians that are held at a time; layers beyond have another pass over the data.
 _BUDGET = 1 << 30
 # Of sums in float32, relative to the squares of what is added.
 _ROUNDING = 1e-6
+# Inputs of a layer: a Hessian of 2 GiB, and its inverse besides.
+_LARGEST = 1 << 14
 
 
 @dataclass
@@ -85,7 +89,20 @@ def second_order(
 
     As many layers share a pass over the data as have Hessians of 1 GiB together; layers that read the same
     value in the same way (queries, keys and values of an attention) share their moments.
+
+    Raises
+    ------
+    UsageError
+        A layer has more inputs than 16384.
     """
+    for layer in layers:
+        shape = network.weights[layer.node.input[layer.weight]].shape
+        inputs = math.prod(shape) // shape[layer.axis]
+        if inputs > _LARGEST:
+            raise UsageError(
+                f"a Hessian is of at most {_LARGEST} inputs, {layer.name} {list(shape)} has {inputs}",
+                hint="leave the layer out with keep, or use method=magnitude",
+            )
     for wave in _waves(network, layers):
         found = {key: Moments() for key in wave}
         names = {members[0].data for members in wave.values()}

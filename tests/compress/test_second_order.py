@@ -17,6 +17,7 @@ from dlcomp.compress.layers import layers_of
 from dlcomp.compress.matrices import from_matrices, rows, to_matrices
 from dlcomp.compress.network import Network
 from dlcomp.compress.second_order import Moments, second_order
+from dlcomp.errors import UsageError
 from dlcomp.runtime import peer
 
 RNG = np.random.default_rng(0)
@@ -153,3 +154,11 @@ def test_memory_is_that_of_the_hessian() -> None:
         moments.add(chunk)
     assert tracemalloc.get_traced_memory()[0] - before < 20_000
     tracemalloc.stop()
+
+
+def test_a_layer_of_too_many_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LARGEST", 5)
+    network = perceptron()
+    data = Calibration(np.zeros((4, 6), "float32"), dlcomp.load(network.proto).signature)
+    with pytest.raises(UsageError, match=r"at most 5 inputs, first \[6, 5\] has 6"):
+        next(second_order(network, list(layers_of(network)), data))

@@ -34,7 +34,8 @@ class Sparsify:
     method : str
         ``magnitude``, ``wanda``, ``obs`` (SparseGPT) or ``admm``; all but the first need data.
     target : float or None
-        The share of weights that go, 0 to 1; None is what an N:M pattern says, and half of any other.
+        The share of weights, or of blocks, that go, 0 to 1; None is what an N:M pattern says, and half of any
+        other.
     scope : str
         ``layer``: the target in each; ``erk``: small layers lose less; ``global``: one threshold for all.
     pattern : str
@@ -92,7 +93,11 @@ class Sparsify:
         return self.method != "magnitude" or self.rebuild
 
     def rewrite(self, network: Network, data: Calibration | None) -> dict[str, Any]:
-        """Set weights of ``network`` to zero; the account of how many, by layer, and at what error."""
+        """Set weights of ``network`` to zero; the account of how many, by layer, and at what error.
+
+        An error is the share of a layer's outputs that is wrong if it reads what it did before (without data:
+        of its weights), and before it is fitted again.
+        """
         pattern = Pattern.parse(self.pattern)
         layers, dense = _chosen(network, pattern, self.keep)
         shares = self._shares(network, layers, pattern, data)
@@ -100,7 +105,8 @@ class Sparsify:
         zeros = total = 0
         sparsity: dict[str, float] = {}
         error: dict[str, float] = {}
-        for layer, moments in self._moments(network, layers, data):
+        # Waves of layers are observed in turn: in the network as it was, whatever their number.
+        for layer, moments in self._moments(before, layers, data):
             change = self._layer(network, layer, moments, pattern, shares[layer.name])
             made = network.weights[layer.node.input[layer.weight]]
             gone = int((made == 0).sum())
@@ -127,11 +133,11 @@ class Sparsify:
         else:
             yield from second_order(network, layers, data)
 
-    def _hessian(self, layer: Layer, moments: Moments | None, matrices: np.ndarray) -> np.ndarray:
-        """(G, K, K); without data, every input counts the same."""
+    def _hessians(self, layer: Layer, moments: Moments | None) -> Sequence[np.ndarray | None]:
+        """(K, K) for each group; None where there are no data and every input counts the same."""
         if moments is None:
-            return np.broadcast_to(np.eye(matrices.shape[2]), (len(matrices), *[matrices.shape[2]] * 2))
-        return moments.damped(self._centred(layer), self.damping)
+            return [None] * layer.groups
+        return list(moments.damped(self._centred(layer), self.damping))
 
     def _centred(self, layer: Layer) -> bool:
         """Whether a bias takes the mean error: MatMul has none."""
@@ -150,7 +156,7 @@ class Sparsify:
         costs: dict[str, np.ndarray] = {}
         for layer, moments in self._moments(network, layers, data):
             matrices = to_matrices(layer, weights[layer.name]).astype(np.float64)
-            hessians = self._hessian(layer, moments, matrices)
+            hessians = self._hessians(layer, moments)
             parts = [
                 pattern.units(scores(self.method, matrix, hessian)).astype(np.float32).reshape(-1)
                 for matrix, hessian in zip(matrices, hessians, strict=True)
@@ -165,7 +171,7 @@ class Sparsify:
         name = network.own_weight(layer.node, layer.weight)
         weight = network.weights[name]
         before = to_matrices(layer, weight).astype(np.float64)
-        hessians = self._hessian(layer, moments, before)
+        hessians = self._hessians(layer, moments)
         method = METHODS[self.method]
         after = np.stack([method(m, h, pattern, share) for m, h in zip(before, hessians, strict=True)])
         network.set_weight(name, from_matrices(layer, after, weight.shape).astype(np.float32))
