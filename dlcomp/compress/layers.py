@@ -44,6 +44,11 @@ class Layer:
         return str(self.node.name or self.node.output[0])
 
     @property
+    def output(self) -> str:
+        """What it makes, which no other layer does; names may repeat."""
+        return str(self.node.output[0])
+
+    @property
     def channels(self) -> int:
         """The axis of the data that counts input channels."""
         return 1 if self.node.op_type in ("Conv", "ConvTranspose") else -1
@@ -90,6 +95,11 @@ def _is_bias(array: np.ndarray | None, outputs: int) -> bool:
 def matches(node: onnx.NodeProto, keep: Sequence[str]) -> bool:
     """Whether one of the expressions ``keep`` is found in the node's name."""
     return any(re.search(pattern, node.name or node.output[0]) for pattern in keep)
+
+
+def weight_of(network: Network, layer: Layer) -> np.ndarray:
+    """The elements of the layer's weight."""
+    return network.weights[layer.node.input[layer.weight]]
 
 
 def check_expressions(keep: Sequence[str]) -> None:

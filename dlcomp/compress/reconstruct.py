@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dlcomp.compress.data import Calibration, Feed
-from dlcomp.compress.layers import Layer
+from dlcomp.compress.layers import Layer, weight_of
 from dlcomp.compress.matrices import from_matrices, rows, to_matrices
 from dlcomp.compress.network import Network
 from dlcomp.compress.observe import Watched, runs
@@ -80,7 +80,7 @@ def _products(
 
     y are the outputs that the layer had, without its bias.
     """
-    shape = old.weights[fit.before.node.input[fit.before.weight]]
+    shape = weight_of(old, fit.before)
     matrices = to_matrices(fit.before, shape)
     kept = fit.outputs.reshape(len(matrices), -1)
     # A depthwise convolution loses whole groups, all others lose as many outputs in each.
@@ -108,7 +108,7 @@ def _products(
 
 def bias_of(network: Network, layer: Layer) -> np.ndarray:
     """(O,) float64; zeros where there is none."""
-    outputs = network.weights[layer.node.input[layer.weight]].shape[layer.axis]
+    outputs = weight_of(network, layer).shape[layer.axis]
     if layer.bias is None:
         return np.zeros(outputs)
     stored = network.weights[layer.node.input[layer.bias]].astype(np.float64).reshape(-1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dlcomp.compress.data import Calibration
-from dlcomp.compress.layers import Layer
+from dlcomp.compress.layers import Layer, weight_of
 from dlcomp.compress.matrices import rows, to_matrices
 from dlcomp.compress.network import Network
 from dlcomp.compress.observe import runs
@@ -96,7 +96,7 @@ def second_order(
         A layer has more inputs than 16384.
     """
     for layer in layers:
-        shape = network.weights[layer.node.input[layer.weight]].shape
+        shape = weight_of(network, layer).shape
         inputs = math.prod(shape) // shape[layer.axis]
         if inputs > _LARGEST:
             raise UsageError(
@@ -119,7 +119,7 @@ def second_order(
 
 def kernel_of(network: Network, layer: Layer) -> tuple[int, ...]:
     """The spatial extent of a convolution's weight, () of a matrix product."""
-    shape = network.weights[layer.node.input[layer.weight]].shape
+    shape = weight_of(network, layer).shape
     return tuple(shape[2:]) if layer.node.op_type == "Conv" else ()
 
 
@@ -130,7 +130,7 @@ def _waves(network: Network, layers: Sequence[Layer]) -> Iterator[dict[str, list
     for layer in layers:
         key = _reads(network, layer)
         if key not in wave:
-            groups, _, inputs = to_matrices(layer, network.weights[layer.node.input[layer.weight]]).shape
+            groups, _, inputs = to_matrices(layer, weight_of(network, layer)).shape
             size = 8 * groups * inputs**2
             if wave and held + size > _BUDGET:
                 yield wave

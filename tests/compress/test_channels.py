@@ -23,6 +23,7 @@ from dlcomp.compress.channels.cells import cells_of, costs_of
 from dlcomp.compress.channels.choose import CHOICES, Reader
 from dlcomp.compress.channels.shrink import keeps, shrink
 from dlcomp.compress.channels.trace import Trace, trace
+from dlcomp.compress.layers import weight_of
 from dlcomp.compress.network import Network
 from dlcomp.compress.recipe import parse
 from dlcomp.compress.refit import error_of
@@ -50,7 +51,7 @@ def silenced(traced: Trace, gone: Collection[int]) -> onnx.ModelProto:
         if linked.inputs is None or linked.depthwise:
             continue
         layer = linked.layer
-        array = network.weights[layer.node.input[layer.weight]].copy()
+        array = weight_of(network, layer).copy()
         stays = keeps(traced, linked.inputs, gone).reshape(layer.groups, -1)
         rows = len(array) // layer.groups if layer.groups > 1 else len(array)
         for group, mask in enumerate(stays):

@@ -15,7 +15,7 @@ from onnx import helper
 
 import dlcomp
 from dlcomp.compress.data import Calibration
-from dlcomp.compress.layers import layers_of
+from dlcomp.compress.layers import layers_of, weight_of
 from dlcomp.compress.matrices import to_matrices
 from dlcomp.compress.network import Network
 from dlcomp.compress.recipe import parse
@@ -132,17 +132,17 @@ def layer_data() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The matrices of a trained LeNet-5 and the Hessians of what they read."""
     network = Network(dlcomp.load(FASHION / "lenet5.onnx", {"image": (32, 1, 28, 28)}))
     data = Calibration(images(128), dlcomp.load(network.proto).signature)
+    layers = [layer for layer in layers_of(network) if layer.name in ("/2/Conv", "/7/Gemm")]
     found = {}
-    for layer, moments in second_order(network, list(layers_of(network)), data):
-        matrices = to_matrices(layer, network.weights[layer.node.input[layer.weight]]).astype(np.float64)
-        # Outputs are trained alike: a part of them says enough.
-        found[layer.name] = (matrices[0][:64], moments.damped(False, 0.01)[0])
+    for layer, moments in second_order(network, layers, data):
+        matrices = to_matrices(layer, weight_of(network, layer)).astype(np.float64)
+        found[layer.name] = (matrices[0][:32], moments.damped(False, 0.01)[0])
     return found
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "8x1", "4x2"])
 @pytest.mark.parametrize("share", [0.5, 0.8])
-@pytest.mark.parametrize("name", ["/2/Conv", "/5/Gemm", "/7/Gemm"])
+@pytest.mark.parametrize("name", ["/2/Conv", "/7/Gemm"])
 def test_who_knows_more_loses_less(
     name: str, share: float, pattern: str, layer_data: dict[str, tuple[np.ndarray, np.ndarray]]
 ) -> None:

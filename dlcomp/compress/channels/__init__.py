@@ -14,7 +14,7 @@ from dlcomp.compress.channels.choose import CHOICES, Reader
 from dlcomp.compress.channels.shrink import keeps, shrink
 from dlcomp.compress.channels.trace import Linked, Trace, trace
 from dlcomp.compress.data import Calibration
-from dlcomp.compress.layers import check_expressions, layers_of
+from dlcomp.compress.layers import check_expressions, layers_of, weight_of
 from dlcomp.compress.matrices import to_matrices
 from dlcomp.compress.network import Network
 from dlcomp.compress.reconstruct import Fit, reconstruct
@@ -121,17 +121,15 @@ class PruneChannels:
         network = traced.network
         members = {int(root) for cell in cells for root in cell.roots}
         reading = {
-            linked.layer.name: (linked, traced.roots(linked.inputs))
+            linked.layer.output: (linked.layer, traced.roots(linked.inputs))
             for linked in traced.layers
             if linked.inputs is not None and not linked.depthwise
         }
-        layers = [
-            linked.layer for linked, roots in reading.values() if not members.isdisjoint(roots.tolist())
-        ]
+        layers = [layer for layer, roots in reading.values() if not members.isdisjoint(roots.tolist())]
         found: list[list[Reader]] = [[] for _ in cells]
         for layer, moments in second_order(network, layers, data):
-            _, roots = reading[layer.name]
-            matrices = to_matrices(layer, network.weights[layer.node.input[layer.weight]]).astype(np.float64)
+            _, roots = reading[layer.output]
+            matrices = to_matrices(layer, weight_of(network, layer)).astype(np.float64)
             hessians = moments.damped(layer.node.op_type != "MatMul", self.damping)
             for part, matrix, hessian in zip(
                 roots.reshape(len(matrices), -1), matrices, hessians, strict=True
@@ -152,7 +150,7 @@ def _norms(traced: Trace, cell: Cell) -> np.ndarray:
         roots = traced.roots(linked.outputs).tolist()
         if places.keys().isdisjoint(roots):
             continue
-        weight = traced.network.weights[linked.layer.node.input[linked.layer.weight]].astype(np.float64)
+        weight = weight_of(traced.network, linked.layer).astype(np.float64)
         own = (np.moveaxis(weight, linked.layer.axis, 0).reshape(len(roots), -1) ** 2).sum(axis=1)
         for root, norm in zip(roots, own / max(own.sum(), TINY), strict=True):
             if root in places:
@@ -162,12 +160,12 @@ def _norms(traced: Trace, cell: Cell) -> np.ndarray:
 
 def _fits(before: Network, traced: Trace, gone: set[int]) -> list[Fit]:
     """Every layer from the first that lost inputs on."""
-    old = {layer.node.output[0]: layer for layer in layers_of(before)}
+    old = {layer.output: layer for layer in layers_of(before)}
     fits: list[Fit] = []
     for linked in traced.layers:
         if fits or _lost(traced, linked, gone):
             outputs = keeps(traced, linked.outputs, gone)
-            fits.append(Fit(old[linked.layer.node.output[0]], linked.layer, outputs))
+            fits.append(Fit(old[linked.layer.output], linked.layer, outputs))
     return fits
 
 

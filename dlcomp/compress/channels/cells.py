@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dlcomp.compress.channels.trace import Linked, Trace
+from dlcomp.compress.layers import weight_of
 from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.macs import count_macs
 
@@ -95,6 +96,6 @@ def _shares(
 def _macs(trace: Trace, linked: Linked) -> float:
     """Of one layer as it is: elements of its output by weights of one output channel."""
     layer = linked.layer
-    weight = trace.network.weights[layer.node.input[layer.weight]]
+    weight = weight_of(trace.network, layer)
     elements = float(np.prod(trace.shapes.get(layer.node.output[0], (weight.shape[layer.axis],))))
     return float(elements * weight.size / weight.shape[layer.axis])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dlcomp.compress.channels.rules import RULES, Axis, Stored
-from dlcomp.compress.layers import Layer, layers_of
+from dlcomp.compress.layers import Layer, layers_of, weight_of
 from dlcomp.compress.matrices import has_matrices
 from dlcomp.compress.network import Network
 from dlcomp.frontend.inference import inferred
@@ -99,11 +99,11 @@ class Trace:
 def trace(network: Network) -> Trace:
     """The channels of every value of ``network``, from its inputs to its outputs."""
     made = Trace(network)
-    layers = {layer.node.output[0]: layer for layer in layers_of(network)}
+    layers = {layer.output: layer for layer in layers_of(network)}
     for node in network.nodes:
         layer = layers.get(node.output[0])
         rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        if layer is not None and has_matrices(layer, _weight(network, layer)):
+        if layer is not None and has_matrices(layer, weight_of(network, layer)):
             _through_layer(made, layer)
         elif rule is None or not rule(made, node):
             made.fix(*taken(node))
@@ -111,12 +111,8 @@ def trace(network: Network) -> Trace:
     return made
 
 
-def _weight(network: Network, layer: Layer) -> np.ndarray:
-    return network.weights[layer.node.input[layer.weight]]
-
-
 def _through_layer(made: Trace, layer: Layer) -> None:
-    weight, output = _weight(made.network, layer), layer.node.output[0]
+    weight, output = weight_of(made.network, layer), layer.node.output[0]
     is_conv = layer.node.op_type == "Conv"
     axis, numbers = made.known.get(layer.data, (-1, None))
     wanted = 1 if is_conv else len(made.shapes.get(layer.data, ())) - 1

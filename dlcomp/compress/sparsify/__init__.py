@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dlcomp.compress.data import Calibration
-from dlcomp.compress.layers import Layer, check_expressions, layers_of, matches
+from dlcomp.compress.layers import Layer, check_expressions, layers_of, matches, weight_of
 from dlcomp.compress.matrices import from_matrices, has_matrices, to_matrices
 from dlcomp.compress.network import Network
 from dlcomp.compress.reconstruct import Fit, bias_of, reconstruct, set_bias
@@ -107,15 +107,15 @@ class Sparsify:
         error: dict[str, float] = {}
         # Waves of layers are observed in turn: in the network as it was, whatever their number.
         for layer, moments in self._moments(before, layers, data):
-            change = self._layer(network, layer, moments, pattern, shares[layer.name])
-            made = network.weights[layer.node.input[layer.weight]]
+            change = self._layer(network, layer, moments, pattern, shares[layer.output])
+            made = weight_of(network, layer)
             gone = int((made == 0).sum())
             zeros, total = zeros + gone, total + made.size
             sparsity[layer.name] = round(gone / made.size, 4)
             error[layer.name] = round(change, 6)
         if self.rebuild and data is not None:
-            names = {layer.name for layer in layers}
-            reconstruct(before, network, _fits(before, network, names), data, self.damping)
+            sparse = {layer.output for layer in layers}
+            reconstruct(before, network, _fits(before, network, sparse), data, self.damping)
         return {
             "layers": len(layers),
             "dense": dense,
@@ -148,20 +148,20 @@ class Sparsify:
     ) -> dict[str, float]:
         """The sparsity of each layer, by name."""
         target = 0.5 if self.target is None else self.target
-        weights = {layer.name: network.weights[layer.node.input[layer.weight]] for layer in layers}
+        weights = {layer.output: weight_of(network, layer) for layer in layers}
         if self.scope == "layer":
             return alike({name: array.size for name, array in weights.items()}, target)
         if self.scope == "erk":
             return erk({name: array.shape for name, array in weights.items()}, target)
         costs: dict[str, np.ndarray] = {}
         for layer, moments in self._moments(network, layers, data):
-            matrices = to_matrices(layer, weights[layer.name]).astype(np.float64)
+            matrices = to_matrices(layer, weights[layer.output]).astype(np.float64)
             hessians = self._hessians(layer, moments)
             parts = [
                 pattern.units(scores(self.method, matrix, hessian)).astype(np.float32).reshape(-1)
                 for matrix, hessian in zip(matrices, hessians, strict=True)
             ]
-            costs[layer.name] = np.concatenate(parts)
+            costs[layer.output] = np.concatenate(parts)
         return by_threshold(costs, pattern.rows * pattern.columns, target)
 
     def _layer(
@@ -196,7 +196,7 @@ def _chosen(network: Network, pattern: Pattern, keep: Sequence[str]) -> tuple[li
     chosen, dense = [], {}
     misfits = []
     for layer in layers_of(network):
-        weight = network.weights[layer.node.input[layer.weight]]
+        weight = weight_of(network, layer)
         if not has_matrices(layer, weight):
             continue
         if matches(layer.node, keep):
@@ -224,11 +224,11 @@ def _chosen(network: Network, pattern: Pattern, keep: Sequence[str]) -> tuple[li
     return chosen, dense
 
 
-def _fits(before: Network, network: Network, names: Collection[str]) -> list[Fit]:
-    """The layers of ``names``, which were made sparse, in both networks."""
+def _fits(before: Network, network: Network, made: Collection[str]) -> list[Fit]:
+    """The layers that were made sparse (by what they make), in both networks."""
     fits = []
     for old, new in zip(layers_of(before), layers_of(network), strict=True):
-        if old.name in names:
-            outputs = before.weights[old.node.input[old.weight]].shape[old.axis]
+        if old.output in made:
+            outputs = weight_of(before, old).shape[old.axis]
             fits.append(Fit(old, new, np.ones(outputs, bool), sparse=True))
     return fits
