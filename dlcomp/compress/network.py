@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -132,8 +132,11 @@ class Network:
         made = load(self.proto)
         return replace(made, name=self._model.name, history=(*self._model.history, step))
 
-    def exposing(self, names: Iterable[str]) -> onnx.ModelProto:
-        """The network with the values ``names`` as its outputs, instead of its own."""
+    def exposing(self, names: Iterable[str], given: Collection[str] = ()) -> onnx.ModelProto:
+        """The network with the values ``names`` as its outputs, instead of its own.
+
+        The weights ``given`` are inputs of it, so that others can be tried without compiling it again.
+        """
         network = onnx.ModelProto()
         network.CopyFrom(self.proto)
         graph = inferred(network)
@@ -141,4 +144,15 @@ class Network:
         del network.graph.output[:]
         for name in names:
             network.graph.output.append(typed.get(name) or helper.make_empty_tensor_value_info(name))
+        if given:
+            held = onnx.GraphProto()
+            held.initializer.extend(network.graph.initializer)
+            del network.graph.initializer[:]
+            network.graph.initializer.extend(
+                tensor for tensor in held.initializer if tensor.name not in given
+            )
+            for tensor in held.initializer:
+                if tensor.name in given:
+                    made = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+                    network.graph.input.append(made)
         return network

@@ -111,18 +111,26 @@ def runs(network: Network, names: Collection[str], data: Calibration) -> Iterato
 
 
 class Watched:
-    """A network compiled to show the values of ``names``, for as many passes over data as are wanted."""
+    """A network compiled to show the values of ``names``, for as many passes over data as are wanted.
 
-    def __init__(self, network: Network, names: Collection[str]) -> None:
+    Of the weights ``given``, it takes what the network holds when a pass begins.
+    """
+
+    def __init__(self, network: Network, names: Collection[str], given: Collection[str] = ()) -> None:
         import dlcomp
 
         wanted = sorted(set(names) - set(network.inputs))
-        self._artifact = dlcomp.load(network.exposing(wanted)).compile("host") if wanted else None
+        self._network = network
+        self._artifact = dlcomp.load(network.exposing(wanted, given)).compile("host") if wanted else None
 
     def over(self, data: Calibration) -> Iterator[Feed]:
         """The inputs and the values, for each batch of ``data``."""
         artifact = self._artifact
-        taken = set() if artifact is None else {spec.name for spec in artifact.signature.inputs}
+        if artifact is None:
+            yield from data
+            return
+        taken = {spec.name for spec in artifact.signature.inputs}
+        weights = {name: array for name, array in self._network.weights.items() if name in taken}
         for feed in data:
-            given = {name: array for name, array in feed.items() if name in taken}
-            yield feed if artifact is None else {**feed, **artifact.run(given)}
+            inputs = {name: array for name, array in feed.items() if name in taken}
+            yield {**feed, **artifact.run({**inputs, **weights})}

@@ -6,7 +6,7 @@ that errors are repaired where they arise and do not add up (He et al., "Channel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from dlcomp.compress.data import Calibration, Feed
 from dlcomp.compress.layers import Layer, weight_of
 from dlcomp.compress.matrices import from_matrices, rows, to_matrices
 from dlcomp.compress.network import Network
-from dlcomp.compress.observe import Watched, runs
+from dlcomp.compress.observe import Watched
 from dlcomp.compress.refit import refit
 from dlcomp.compress.second_order import POSITIONS, Moments, kernel_of
 
@@ -45,17 +45,26 @@ def reconstruct(old: Network, new: Network, fits: list[Fit], data: Calibration, 
 
     ``damping`` times the mean of the Hessian's diagonal keeps a layer near its weights where data say little.
     """
-    # Once for all layers: what it computes does not change.
-    watched = Watched(old, {fit.before.data for fit in fits})
+    given = [name for fit in fits for name in _own(new, fit.after)]
+    before = Watched(old, {fit.before.data for fit in fits})
+    after = Watched(new, {fit.after.data for fit in fits}, given)
     for fit in fits:
-        _fit(old, watched, new, fit, data, damping)
+        _fit(old, new, fit, zip(before.over(data), after.over(data), strict=True), damping)
 
 
-def _fit(old: Network, watched: Watched, new: Network, fit: Fit, data: Calibration, damping: float) -> None:
-    name = new.own_weight(fit.after.node, fit.after.weight)
-    weight = new.weights[name]
+def _own(network: Network, layer: Layer) -> list[str]:
+    """The weight and the bias of ``layer``, which no other layer reads; one without a bias gets one."""
+    names = [network.own_weight(layer.node, layer.weight)]
+    if layer.node.op_type != "MatMul":
+        set_bias(network, layer, bias_of(network, layer))
+        names.append(str(layer.node.input[2]))
+    return names
+
+
+def _fit(old: Network, new: Network, fit: Fit, values: Iterable[tuple[Feed, Feed]], damping: float) -> None:
+    weight = weight_of(new, fit.after)
     start = to_matrices(fit.after, weight).astype(np.float64)
-    moments, products, total = _products(old, watched.over(data), new, fit, data)
+    moments, products, total = _products(old, new, fit, values)
     centred = fit.after.node.op_type != "MatMul"
     hessian = moments.damped(centred, damping)
     wanted = products / moments.count
@@ -67,14 +76,16 @@ def _fit(old: Network, watched: Watched, new: Network, fit: Fit, data: Calibrati
     wanted = wanted + start * ridge[:, None, :]
     masks = start != 0 if fit.sparse else np.ones(start.shape, bool)
     made = np.stack([refit(*parts) for parts in zip(start, hessian, wanted, masks, strict=True)])
-    new.set_weight(name, from_matrices(fit.after, made, weight.shape).astype(np.float32))
+    matrices = from_matrices(fit.after, made, weight.shape).astype(np.float32)
+    new.set_weight(fit.after.node.input[fit.after.weight], matrices)
     if centred:
         shift = mean - np.einsum("gok,gk->go", made, moments.mean)
-        set_bias(new, fit.after, shift.reshape(-1) + bias_of(old, fit.before)[fit.outputs])
+        bias = shift.reshape(-1) + bias_of(old, fit.before)[fit.outputs]
+        new.set_weight(fit.after.node.input[2], bias.astype(np.float32))
 
 
 def _products(
-    old: Network, past: Iterator[Feed], new: Network, fit: Fit, data: Calibration
+    old: Network, new: Network, fit: Fit, values: Iterable[tuple[Feed, Feed]]
 ) -> tuple[Moments, np.ndarray, np.ndarray]:
     """The moments of what the layer reads now, sums of y x^T ``(G, O, K)`` and of y ``(G, O)``.
 
@@ -88,8 +99,7 @@ def _products(
     moments = Moments()
     products: np.ndarray = np.zeros(())
     total: np.ndarray = np.zeros(())
-    pairs = zip(past, runs(new, [fit.after.data], data), strict=True)
-    for number, (was, now) in enumerate(pairs):
+    for number, (was, now) in enumerate(values):
         chunks = zip(
             rows(fit.before, kernel_of(old, fit.before), was[fit.before.data], POSITIONS, number),
             rows(fit.after, kernel_of(new, fit.after), now[fit.after.data], POSITIONS, number),
