@@ -53,7 +53,10 @@ def reconstruct(old: Network, new: Network, fits: list[Fit], data: Calibration, 
 
 
 def _own(network: Network, layer: Layer) -> list[str]:
-    """The weight and the bias of ``layer``, which no other layer reads; one without a bias gets one."""
+    """The weight and the bias of ``layer`` under names that no other layer reads; it gets a bias if need be.
+
+    Its bias is fitted before anything reads what the layer makes.
+    """
     names = [network.own_weight(layer.node, layer.weight)]
     if layer.node.op_type != "MatMul":
         set_bias(network, layer, bias_of(network, layer))
@@ -91,8 +94,7 @@ def _products(
 
     y are the outputs that the layer had, without its bias.
     """
-    shape = weight_of(old, fit.before)
-    matrices = to_matrices(fit.before, shape)
+    matrices = to_matrices(fit.before, weight_of(old, fit.before))
     kept = fit.outputs.reshape(len(matrices), -1)
     # A depthwise convolution loses whole groups, all others lose as many outputs in each.
     groups = kept.any(axis=1)

@@ -16,6 +16,7 @@ from dlcomp.compress.data import Calibration
 from dlcomp.compress.layers import layers_of
 from dlcomp.compress.matrices import from_matrices, rows, to_matrices
 from dlcomp.compress.network import Network
+from dlcomp.compress.observe import Watched
 from dlcomp.compress.second_order import Moments, second_order
 from dlcomp.errors import UsageError
 from dlcomp.runtime import peer
@@ -162,3 +163,17 @@ def test_a_layer_of_too_many_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     data = Calibration(np.zeros((4, 6), "float32"), dlcomp.load(network.proto).signature)
     with pytest.raises(UsageError, match=r"at most 5 inputs, first \[6, 5\] has 6"):
         next(second_order(network, list(layers_of(network)), data))
+
+
+def test_weights_are_exchanged_without_compiling_again() -> None:
+    """A pass over data sees the weights that are given as they are when it begins."""
+    network = perceptron()
+    x = RNG.standard_normal((3, 6)).astype("float32")
+    data = Calibration(x, dlcomp.load(network.proto).signature)
+    watched = Watched(network, ["e"], ["w1", "b"])
+    for _ in range(2):
+        network.set_weight("w1", RNG.standard_normal((6, 5)).astype("float32"))
+        network.set_weight("b", RNG.standard_normal(5).astype("float32"))
+        found = np.concatenate([values["e"] for values in watched.over(data)])
+        w = network.weights
+        np.testing.assert_allclose(found, np.maximum(x @ w["w1"] + x @ w["w2"].T + w["b"], 0), atol=1e-4)

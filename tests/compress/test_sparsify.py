@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
+from rich.console import Console
 
 import dlcomp
 from dlcomp.compress.data import Calibration
@@ -24,6 +27,8 @@ from dlcomp.compress.second_order import second_order
 from dlcomp.compress.sparsify.methods import METHODS
 from dlcomp.compress.sparsify.patterns import Pattern
 from dlcomp.errors import ModelError, UsageError
+from dlcomp.model import Step
+from dlcomp.report.compression import compression_table
 from dlcomp.runtime import peer
 
 FASHION = Path(__file__).parents[2] / "benchmarks" / "fashion"
@@ -241,6 +246,22 @@ def test_a_pattern_that_does_not_fit_every_layer() -> None:
     effect = small.history[-1].effect
     assert effect["dense"]["stem"] == "1 input channels are no multiple of 4"
     assert effect["sparsity"] == {"pointwise": 0.5}
+
+
+def test_the_account_for_people(tmp_path: Path) -> None:
+    """Few layers by name, many by their extremes."""
+    proto = small_cnn().source
+    (tmp_path / "n.onnx").write_bytes(proto.SerializeToString())
+    small = dlcomp.load(proto).compress(dlcomp.Sparsify("magnitude", 0.5))
+    many = Step("sparsify", {}, {"error": {str(i): i / 8 for i in range(5)}})
+    path = tmp_path / "n.onnx"
+    table = compression_table(replace(small, history=(*small.history, many)), path, path, 1.0)
+    console = Console(width=400, record=True, file=io.StringIO())
+    console.print(table)
+    text = console.export_text()
+    assert "dense depthwise: depthwise" in text
+    assert "sparsity stem: 0.5; pointwise: 0.5; head: 0.5" in text
+    assert "error 0 to 0.5 in 5 layers" in text
 
 
 @pytest.mark.parametrize(("text", "options"), [
