@@ -44,21 +44,22 @@ def from_matrices(layer: Layer, matrices: np.ndarray, shape: Sequence[int]) -> n
 def rows(
     layer: Layer, kernel: Sequence[int], data: np.ndarray, positions: int, seed: int = 0
 ) -> Iterator[np.ndarray]:
-    """What the layer's matrices multiply, ``(G, N, K)`` at a time, in bounded memory.
+    """What the layer's matrices multiply, in bounded memory: ``(G, B, N, K)``, N rows of each of B samples.
 
     Parameters
     ----------
     kernel : sequence of int
         The spatial extent of a convolution's weight; empty for a matrix product.
-    data : (B, C, ...) or (..., K)
+    data : (B, C, ...) or (B, ..., K)
         A batch of what the layer reads.
     positions : int
         At most as many of a sample are taken, drawn by ``seed``: neighbouring windows say nearly the same.
     """
     if layer.node.op_type != "Conv":
-        flat = data.reshape(-1, data.shape[-1])
-        for start in range(0, len(flat), _ROWS):
-            yield flat[None, start : start + _ROWS]
+        flat = data.reshape(len(data), -1, data.shape[-1])
+        size = max(1, _ROWS // max(1, flat.shape[1]))
+        for start in range(0, len(flat), size):
+            yield flat[None, start : start + size]
         return
     windows = _windows(layer, kernel, data)
     batch, channels = windows.shape[:2]
@@ -75,7 +76,7 @@ def rows(
         index: tuple[Any, ...] = (slice(start, start + size), slice(None), *places)
         taken = windows[index]
         split = taken.reshape(taken.shape[0], groups, channels // groups, len(chosen), -1)
-        yield split.transpose(1, 0, 3, 4, 2).reshape(groups, taken.shape[0] * len(chosen), -1)
+        yield split.transpose(1, 0, 3, 4, 2).reshape(groups, taken.shape[0], len(chosen), -1)
 
 
 def _windows(layer: Layer, kernel: Sequence[int], data: np.ndarray) -> np.ndarray:

@@ -107,12 +107,11 @@ def _products(
             rows(fit.after, kernel_of(new, fit.after), now[fit.after.data], POSITIONS, number),
             strict=True,
         )
-        for x, z in chunks:
-            finite = np.isfinite(x).all(axis=(0, 2)) & np.isfinite(z).all(axis=(0, 2))
-            x, z = (x, z) if finite.all() else (x[:, finite], z[:, finite])
+        for was_read, now_read in chunks:
+            moments.add(now_read)
+            x, z = (part.reshape(len(part), -1, part.shape[-1]) for part in (was_read, now_read))
             y = np.matmul(x, matrices.transpose(0, 2, 1))[groups]
             y = np.stack([part[:, mask] for part, mask in zip(y, kept[groups], strict=True)])
-            moments.add(z)
             products = products + np.matmul(y.transpose(0, 2, 1), z)
             total = total + y.sum(axis=1, dtype=np.float64)
     return moments, products, total

@@ -28,11 +28,13 @@ _BUDGET = 1 << 30
 _ROUNDING = 1e-6
 # Inputs of a layer: a Hessian of 2 GiB, and its inverse besides.
 _LARGEST = 1 << 14
+# However few samples there are, so much of their covariances is noise at most.
+_TRUST = 0.9
 
 
 @dataclass
 class Moments:
-    """First and second moments of rows ``(G, N, K)``, over a stream of them.
+    """First and second moments of rows of K numbers, over a stream of them.
 
     Attributes
     ----------
@@ -41,14 +43,22 @@ class Moments:
     total : (G, K) float64
     count : int
         Rows seen.
+    independent : float
+        As how many rows they count that have nothing to do with each other.
     """
 
     products: np.ndarray = field(default_factory=lambda: np.zeros(()))
     total: np.ndarray = field(default_factory=lambda: np.zeros(()))
     count: int = 0
+    independent: float = 0.0
 
-    def add(self, chunk: np.ndarray) -> None:
-        """Count ``(G, N, K)``; rows with elements that are not finite are left out."""
+    def add(self, rows: np.ndarray) -> None:
+        """Count ``(G, B, N, K)``, N rows of each of B samples; those that are not finite are left out.
+
+        Windows of one picture are alike: N of them count as the square root of N.
+        """
+        self.independent += rows.shape[1] * math.sqrt(rows.shape[2])
+        chunk = rows.reshape(len(rows), -1, rows.shape[-1])
         finite = np.isfinite(chunk).all(axis=(0, 2))
         if not finite.all():
             chunk = chunk[:, finite]
@@ -69,17 +79,30 @@ class Moments:
     def damped(self, centred: bool, damping: float) -> np.ndarray:
         """The Hessians with ``damping`` times the mean of their diagonal added to it: positive definite.
 
-        A fit by them stays near the weights that it starts from where the data say little.
+        A fit by them stays near the weights that it starts from where the data say little. Of few samples for
+        the number of inputs, the data are trusted as far as by oracle approximating shrinkage (Chen et al.,
+        2010, equation 23).
         """
         made = self.hessian(centred)
         diagonal = np.einsum("gkk->gk", made)
-        ridge = damping * diagonal.mean(axis=1, keepdims=True)
+        share = np.maximum(damping, self._shrinkage(made))
+        ridge = share[:, None] * diagonal.mean(axis=1, keepdims=True)
         # What rounding leaves of a covariance far below the squared means is no variance.
         ridge += (
             _ROUNDING * np.einsum("gkk->gk", self.products).mean(axis=1, keepdims=True) / max(1, self.count)
         )
         diagonal += np.where(ridge > 0, ridge, 1.0)
         return made
+
+    def _shrinkage(self, made: np.ndarray) -> np.ndarray:
+        """(G,): what to add to the diagonal, of its mean, for as many independent rows."""
+        inputs = made.shape[1]
+        squares = np.square(made).sum(axis=(1, 2))
+        trace = np.square(np.einsum("gkk->g", made))
+        spread = (self.independent + 1 - 2 / inputs) * (squares - trace / inputs)
+        share = ((1 - 2 / inputs) * squares + trace) / np.where(spread > 0, spread, np.inf)
+        bounded = np.clip(share, 0.0, _TRUST)
+        return np.asarray(bounded / (1 - bounded))
 
 
 def second_order(

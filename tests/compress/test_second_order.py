@@ -63,10 +63,10 @@ def test_a_convolution_is_a_product_of_matrices(
     array = network.weights["w"]
     matrices = to_matrices(layer, array)
     np.testing.assert_array_equal(from_matrices(layer, matrices, array.shape), array)
-    found = [np.matmul(part, matrices.transpose(0, 2, 1)) for part in rows(layer, kernel, x, 10**6)]
-    # (G, B * positions, O / G) to (B, O, positions)
-    joined = np.concatenate(found, axis=1).reshape(len(matrices), 2, -1, matrices.shape[1])
-    outputs = joined.transpose(1, 0, 3, 2).reshape(right.shape)
+    read = np.concatenate(list(rows(layer, kernel, x, 10**6)), axis=1)
+    # (G, B, positions, O / G) to (B, O, positions)
+    found = np.matmul(read, matrices.transpose(0, 2, 1)[:, None])
+    outputs = found.transpose(1, 0, 3, 2).reshape(right.shape)
     np.testing.assert_allclose(outputs, right, atol=1e-4)
 
 
@@ -75,9 +75,10 @@ def test_windows_are_drawn_where_there_are_many() -> None:
     (layer,) = layers_of(network)
     whole = np.concatenate(list(rows(layer, (3, 3), x, 10**6)), axis=1)
     drawn = np.concatenate(list(rows(layer, (3, 3), x, 10, seed=1)), axis=1)
-    assert drawn.shape == (1, 20, 27)
-    present = {row.tobytes() for row in whole[0]}
-    assert all(row.tobytes() in present for row in drawn[0])
+    assert drawn.shape == (1, 2, 10, 27)
+    for sample in range(2):
+        present = {row.tobytes() for row in whole[0, sample]}
+        assert all(row.tobytes() in present for row in drawn[0, sample])
     again = np.concatenate(list(rows(layer, (3, 3), x, 10, seed=1)), axis=1)
     np.testing.assert_array_equal(drawn, again)
 
@@ -123,9 +124,9 @@ def test_moments_are_those_of_numpy(budget: int, monkeypatch: pytest.MonkeyPatch
 
 def test_damped_hessians_are_positive_definite() -> None:
     """Of inputs that are always alike, always zero, or far from zero with hardly a variance."""
-    x = np.zeros((1, 100, 4), "float32")
-    x[0, :, 1] = 1000 + 0.001 * RNG.standard_normal(100)
-    x[0, :, 2] = x[0, :, 3] = RNG.standard_normal(100)
+    x = np.zeros((1, 100, 1, 4), "float32")
+    x[0, :, 0, 1] = 1000 + 0.001 * RNG.standard_normal(100)
+    x[0, :, 0, 2] = x[0, :, 0, 3] = RNG.standard_normal(100)
     for chunk in (x, np.zeros_like(x)):
         moments = Moments()
         moments.add(chunk)
@@ -136,17 +137,17 @@ def test_damped_hessians_are_positive_definite() -> None:
 
 
 def test_rows_that_are_not_finite_are_left_out() -> None:
-    x = RNG.standard_normal((2, 10, 3)).astype("float32")
+    x = RNG.standard_normal((2, 10, 1, 3)).astype("float32")
     moments, clean = Moments(), Moments()
     clean.add(np.delete(x, [2, 7], axis=1))
-    x[0, 2, 1], x[1, 7, 0] = np.nan, np.inf
+    x[0, 2, 0, 1], x[1, 7, 0, 0] = np.nan, np.inf
     moments.add(x)
     assert moments.count == 8
     np.testing.assert_array_equal(moments.hessian(True), clean.hessian(True))
 
 
 def test_memory_is_that_of_the_hessian() -> None:
-    chunk = RNG.standard_normal((1, 500, 20)).astype("float32")
+    chunk = RNG.standard_normal((1, 500, 1, 20)).astype("float32")
     moments = Moments()
     moments.add(chunk)
     tracemalloc.start()
@@ -177,3 +178,19 @@ def test_weights_are_exchanged_without_compiling_again() -> None:
         found = np.concatenate([values["e"] for values in watched.over(data)])
         w = network.weights
         np.testing.assert_allclose(found, np.maximum(x @ w["w1"] + x @ w["w2"].T + w["b"], 0), atol=1e-4)
+
+
+@pytest.mark.parametrize(("samples", "windows"), [(10, 1), (40, 1), (10, 16), (400, 1)])
+def test_few_samples_are_trusted_less(samples: int, windows: int) -> None:
+    """By the number of samples that have nothing to do with each other, as the paper writes the formula."""
+    x = (RNG.standard_normal((1, samples, windows, 12)) * np.geomspace(1, 30, 12)).astype("float32")
+    moments = Moments()
+    moments.add(x)
+    flat = x.reshape(-1, 12).astype(np.float64)
+    covariance = np.cov(flat, rowvar=False, bias=True)
+    p, n, trace = 12, samples * np.sqrt(windows), np.trace(covariance)
+    squares = np.trace(covariance @ covariance)
+    rho = min(0.9, ((1 - 2 / p) * squares + trace**2) / ((n + 1 - 2 / p) * (squares - trace**2 / p)))
+    right = (1 - rho) * covariance + rho * trace / p * np.eye(p)
+    found = moments.damped(True, 1e-9)[0] * (1 - rho)
+    np.testing.assert_allclose(found, right, rtol=1e-3, atol=1e-3 * trace)
