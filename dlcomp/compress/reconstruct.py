@@ -70,8 +70,7 @@ def _fit(old: Network, new: Network, fit: Fit, values: Iterable[tuple[Feed, Feed
     moments, products, total = _products(old, new, fit, values)
     centred = fit.after.node.op_type != "MatMul"
     hessian = moments.damped(centred, damping)
-    wanted = products / moments.count
-    mean = total / moments.count
+    wanted, mean = products / moments.count, total / moments.count
     if centred:
         wanted = wanted - mean[:, :, None] * moments.mean[:, None, :]
     # The damping pulls towards the weights that the layer starts from.
@@ -92,15 +91,15 @@ def _products(
 ) -> tuple[Moments, np.ndarray, np.ndarray]:
     """The moments of what the layer reads now, sums of y x^T ``(G, O, K)`` and of y ``(G, O)``.
 
-    y are the outputs that the layer had, without its bias.
+    y are the outputs that the layer had, without its bias. What holds values that are not finite is left out.
     """
     matrices = to_matrices(fit.before, weight_of(old, fit.before))
     kept = fit.outputs.reshape(len(matrices), -1)
     # A depthwise convolution loses whole groups, all others lose as many outputs in each.
     groups = kept.any(axis=1)
     moments = Moments()
-    products: np.ndarray = np.zeros(())
-    total: np.ndarray = np.zeros(())
+    products = np.zeros((int(groups.sum()), 1, 1))
+    total = np.zeros((int(groups.sum()), 1))
     for number, (was, now) in enumerate(values):
         chunks = zip(
             rows(fit.before, kernel_of(old, fit.before), was[fit.before.data], POSITIONS, number),
@@ -108,6 +107,8 @@ def _products(
             strict=True,
         )
         for was_read, now_read in chunks:
+            if not (np.isfinite(was_read).all() and np.isfinite(now_read).all()):
+                continue
             moments.add(now_read)
             x, z = (part.reshape(len(part), -1, part.shape[-1]) for part in (was_read, now_read))
             y = np.matmul(x, matrices.transpose(0, 2, 1))[groups]

@@ -69,8 +69,19 @@ class Moments:
         return np.asarray(self.total / max(1, self.count))
 
     def hessian(self, centred: bool) -> np.ndarray:
-        """(G, K, K): the mean of x x^T, or the covariance if a bias takes the mean error."""
-        second = self.products / max(1, self.count)
+        """(G, K, K): the mean of x x^T, or the covariance if a bias takes the mean error.
+
+        Raises
+        ------
+        UsageError
+            Nothing that was read is finite.
+        """
+        if not self.count:
+            raise UsageError(
+                "no sample of the calibration data is finite all through the network",
+                hint="prepare the samples as the network is used",
+            )
+        second = self.products / self.count
         return second - self.mean[:, :, None] * self.mean[:, None, :] if centred else second
 
     def damped(self, centred: bool, damping: float) -> np.ndarray:
@@ -85,9 +96,7 @@ class Moments:
         share = np.maximum(damping, self._shrinkage(made))
         ridge = share[:, None] * diagonal.mean(axis=1, keepdims=True)
         # What rounding leaves of a covariance far below the squared means is no variance.
-        ridge += (
-            _ROUNDING * np.einsum("gkk->gk", self.products).mean(axis=1, keepdims=True) / max(1, self.count)
-        )
+        ridge += _ROUNDING * np.einsum("gkk->gk", self.products).mean(axis=1, keepdims=True) / self.count
         diagonal += np.where(ridge > 0, ridge, 1.0)
         return made
 

@@ -143,6 +143,10 @@ def test_rows_that_are_not_finite_are_left_out() -> None:
     x[0, 2, 0, 1], x[1, 7, 0, 0] = np.nan, np.inf
     moments.add(x)
     assert moments.count == 8
+    nothing = Moments()
+    nothing.add(np.full((1, 4, 1, 3), np.nan, "float32"))
+    with pytest.raises(UsageError, match="no sample of the calibration data is finite"):
+        nothing.damped(True, 0.01)
     np.testing.assert_array_equal(moments.hessian(True), clean.hessian(True))
 
 

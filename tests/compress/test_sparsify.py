@@ -214,6 +214,15 @@ def test_layers_fitted_one_after_another() -> None:
     assert zeros[0] == zeros[1]
 
 
+def test_a_sample_that_is_not_finite_is_left_out() -> None:
+    samples = images(24)
+    samples[3, 0, 5, 5] = np.nan
+    small = small_cnn().compress(dlcomp.Sparsify("wanda", 0.5, rebuild=True), calibration=samples)
+    others = images(4)
+    assert np.isfinite(answers(small, others)).all()
+    assert 0 < max(small.history[-1].effect["error"].values()) < 1
+
+
 def test_zeros_stay_zero_when_integers_follow() -> None:
     samples = images(16)
     small = small_cnn().compress(dlcomp.Sparsify(target=0.75), dlcomp.Quantize(), calibration=samples)
