@@ -43,18 +43,21 @@ class Moments:
     total : (G, K) float64
     count : int
         Rows seen.
-    samples : int
-        They are independent of each other, which windows of one picture are not.
+    independent : float
+        As how many rows they count that have nothing to do with each other.
     """
 
     products: np.ndarray = field(default_factory=lambda: np.zeros(()))
     total: np.ndarray = field(default_factory=lambda: np.zeros(()))
     count: int = 0
-    samples: int = 0
+    independent: float = 0.0
 
     def add(self, rows: np.ndarray) -> None:
-        """Count ``(G, B, N, K)``, N rows of each of B samples; those that are not finite are left out."""
-        self.samples += rows.shape[1]
+        """Count ``(G, B, N, K)``, N rows of each of B samples; those that are not finite are left out.
+
+        Windows of one picture are alike: N of them count as the square root of N.
+        """
+        self.independent += rows.shape[1] * math.sqrt(rows.shape[2])
         chunk = rows.reshape(len(rows), -1, rows.shape[-1])
         finite = np.isfinite(chunk).all(axis=(0, 2))
         if not finite.all():
@@ -101,11 +104,11 @@ class Moments:
         return made
 
     def _shrinkage(self, made: np.ndarray) -> np.ndarray:
-        """(G,): what to add to the diagonal, of its mean, for as many samples."""
+        """(G,): what to add to the diagonal, of its mean, for as many independent rows."""
         inputs = made.shape[1]
         squares = np.square(made).sum(axis=(1, 2))
         trace = np.square(np.einsum("gkk->g", made))
-        spread = (self.samples + 1 - 2 / inputs) * (squares - trace / inputs)
+        spread = (self.independent + 1 - 2 / inputs) * (squares - trace / inputs)
         share = ((1 - 2 / inputs) * squares + trace) / np.where(spread > 0, spread, np.inf)
         bounded = np.clip(share, 0.0, _TRUST)
         return np.asarray(bounded / (1 - bounded))

@@ -186,13 +186,13 @@ def test_weights_are_exchanged_without_compiling_again() -> None:
 
 @pytest.mark.parametrize(("samples", "windows"), [(10, 1), (40, 1), (10, 16), (400, 1)])
 def test_few_samples_are_trusted_less(samples: int, windows: int) -> None:
-    """By the number of samples, whatever that of their windows, as the paper writes the formula."""
+    """By how many rows have nothing to do with each other, as the paper writes the formula."""
     x = (RNG.standard_normal((1, samples, windows, 12)) * np.geomspace(1, 30, 12)).astype("float32")
     moments = Moments()
     moments.add(x)
     flat = x.reshape(-1, 12).astype(np.float64)
     covariance = np.cov(flat, rowvar=False, bias=True)
-    p, n, trace = 12, samples, np.trace(covariance)
+    p, n, trace = 12, samples * np.sqrt(windows), np.trace(covariance)
     squares = np.trace(covariance @ covariance)
     rho = min(0.9, ((1 - 2 / p) * squares + trace**2) / ((n + 1 - 2 / p) * (squares - trace**2 / p)))
     right = (1 - rho) * covariance + rho * trace / p * np.eye(p)
