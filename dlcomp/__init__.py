@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dlcomp.compress.channels import PruneChannels
     from dlcomp.compress.quantize import Quantize
+    from dlcomp.compress.sparsify import Sparsify
     from dlcomp.errors import DlcompError
     from dlcomp.frontend import load
     from dlcomp.model import Model
@@ -20,7 +22,9 @@ __all__ = [
     "Artifact",
     "DlcompError",
     "Model",
+    "PruneChannels",
     "Quantize",
+    "Sparsify",
     "Target",
     "__version__",
     "load",
@@ -34,7 +38,9 @@ _HOME = {
     "Artifact": "dlcomp.runtime.artifact",
     "DlcompError": "dlcomp.errors",
     "Model": "dlcomp.model",
+    "PruneChannels": "dlcomp.compress.channels",
     "Quantize": "dlcomp.compress.quantize",
+    "Sparsify": "dlcomp.compress.sparsify",
     "Target": "dlcomp.target",
     "load": "dlcomp.frontend",
     "open": "dlcomp.runtime.artifact",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import copy
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -46,6 +47,14 @@ class Network:
         self.weights = {tensor.name: array_of(tensor) for tensor in self.proto.graph.initializer}
         self._taken = {*self.weights, *self.inputs, *(o for node in self.nodes for o in node.output)}
         self._count = 0
+
+    def copy(self) -> Network:
+        """Another that may be changed apart from this one; arrays are shared, which nobody writes into."""
+        other = copy.copy(self)
+        other.proto = onnx.ModelProto()
+        other.proto.CopyFrom(self.proto)
+        other.weights, other._taken = dict(self.weights), set(self._taken)
+        return other
 
     @property
     def opset(self) -> int:
@@ -123,14 +132,27 @@ class Network:
         made = load(self.proto)
         return replace(made, name=self._model.name, history=(*self._model.history, step))
 
-    def exposing(self, names: Iterable[str]) -> onnx.ModelProto:
-        """The network with further values among its outputs."""
+    def exposing(self, names: Iterable[str], given: Collection[str] = ()) -> onnx.ModelProto:
+        """The network with the values ``names`` as its outputs, instead of its own.
+
+        The weights ``given`` are inputs of it, so that others can be tried without compiling it again.
+        """
         network = onnx.ModelProto()
         network.CopyFrom(self.proto)
         graph = inferred(network)
         typed = {value.name: value for value in (*graph.value_info, *graph.output)}
-        present = {value.name for value in network.graph.output}
+        del network.graph.output[:]
         for name in names:
-            if name not in present:
-                network.graph.output.append(typed.get(name) or helper.make_empty_tensor_value_info(name))
+            network.graph.output.append(typed.get(name) or helper.make_empty_tensor_value_info(name))
+        if given:
+            held = onnx.GraphProto()
+            held.initializer.extend(network.graph.initializer)
+            del network.graph.initializer[:]
+            network.graph.initializer.extend(
+                tensor for tensor in held.initializer if tensor.name not in given
+            )
+            for tensor in held.initializer:
+                if tensor.name in given:
+                    made = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+                    network.graph.input.append(made)
         return network

@@ -107,12 +107,30 @@ def observe(
 
 def runs(network: Network, names: Collection[str], data: Calibration) -> Iterator[Feed]:
     """The values of ``names`` for each batch of ``data``, computed by dlcomp."""
-    import dlcomp
+    return Watched(network, names).over(data)
 
-    inputs = set(network.inputs)
-    exposed = network.exposing(name for name in names if name not in inputs)
-    artifact = dlcomp.load(exposed).compile("host")
-    taken = {spec.name for spec in artifact.signature.inputs}
-    for feed in data:
-        values = artifact.run({name: array for name, array in feed.items() if name in taken})
-        yield {**feed, **values}
+
+class Watched:
+    """A network compiled to show the values of ``names``, for as many passes over data as are wanted.
+
+    Of the weights ``given``, it takes what the network holds when a pass begins.
+    """
+
+    def __init__(self, network: Network, names: Collection[str], given: Collection[str] = ()) -> None:
+        import dlcomp
+
+        wanted = sorted(set(names) - set(network.inputs))
+        self._network = network
+        self._artifact = dlcomp.load(network.exposing(wanted, given)).compile("host") if wanted else None
+
+    def over(self, data: Calibration) -> Iterator[Feed]:
+        """The inputs and the values, for each batch of ``data``."""
+        artifact = self._artifact
+        if artifact is None:
+            yield from data
+            return
+        taken = {spec.name for spec in artifact.signature.inputs}
+        weights = {name: array for name, array in self._network.weights.items() if name in taken}
+        for feed in data:
+            inputs = {name: array for name, array in feed.items() if name in taken}
+            yield {**feed, **artifact.run({**inputs, **weights})}

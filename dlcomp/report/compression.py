@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.table import Table
@@ -23,6 +24,16 @@ def compression_table(model: Model, source: Path, output: Path, seconds: float) 
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return _summary(value)
     if isinstance(value, list | tuple):
         return " to ".join(map(str, value)) if value else "none"
     return str(value)
+
+
+def _summary(values: Mapping[str, object]) -> str:
+    """Numbers of many layers by their extremes, anything else by its names."""
+    numbers = [value for value in values.values() if isinstance(value, int | float)]
+    if len(numbers) == len(values) > 3:
+        return f"{min(numbers):g} to {max(numbers):g} in {len(numbers)} layers"
+    return "; ".join(f"{name}: {_plain(value)}" for name, value in values.items()) or "none"

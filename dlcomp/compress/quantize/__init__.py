@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +10,13 @@ import numpy as np
 from onnx import version_converter
 
 from dlcomp.compress.data import Calibration
+from dlcomp.compress.layers import Layer, check_expressions
 from dlcomp.compress.network import Network
 from dlcomp.compress.observe import Histogram, observe
 from dlcomp.compress.quantize import power_of_two
 from dlcomp.compress.quantize.bias import mean_error
 from dlcomp.compress.quantize.grid import Grid, grid_of_range, grid_of_weight
-from dlcomp.compress.quantize.plan import Layer, Plan, plan
+from dlcomp.compress.quantize.plan import Plan, plan
 from dlcomp.compress.quantize.ranges import METHODS, range_of
 from dlcomp.compress.quantize.write import write_activations, write_bias, write_weight
 from dlcomp.errors import ModelError, UsageError
@@ -82,11 +82,7 @@ class Quantize:
             raise UsageError(f"there is no method {self.method!r}", hint=", ".join(METHODS))
         if not 2 <= self.bits <= 8:
             raise UsageError(f"weights can have 2 to 8 bits, not {self.bits}")
-        for pattern in self.keep:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise UsageError(f"cannot read the expression {pattern!r}: {error}") from error
+        check_expressions(self.keep)
 
     @property
     def needs_data(self) -> bool:

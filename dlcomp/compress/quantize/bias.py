@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from dlcomp.compress.layers import Layer
 from dlcomp.compress.network import attributes_of
-from dlcomp.compress.quantize.plan import Layer
 
 
 def mean_error(layer: Layer, change: np.ndarray, mean: np.ndarray) -> np.ndarray | None:

@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import onnx
 from onnx import TensorProto
 
-from dlcomp.compress.network import Network, attributes_of
+from dlcomp.compress.layers import Layer, layers_of, matches
+from dlcomp.compress.network import Network
 
-# Operators with a stored weight, and where they read data, weight and bias.
-_WEIGHTED: Mapping[str, tuple[int, int, int]] = {
-    "Conv": (0, 1, 2),
-    "ConvTranspose": (0, 1, 2),
-    "Gemm": (0, 1, 2),
-    "MatMul": (0, 1, -1),
-}
 # What integers pass through unchanged, so that the result has the scale of the operand.
 _PASSING = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"})
 _SUMS = frozenset({"Add", "AveragePool", "GlobalAveragePool"})
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A node with a weight.
-
-    Attributes
-    ----------
-    axis : int
-        That of the weight which counts output channels, for scales of their own.
-    """
-
-    node: onnx.NodeProto
-    data: str
-    weight: int
-    bias: int | None
-    axis: int
-
-    @property
-    def channels(self) -> int:
-        """The axis of the data that counts input channels."""
-        return 1 if self.node.op_type in ("Conv", "ConvTranspose") else -1
 
 
 @dataclass(frozen=True)
@@ -80,7 +48,7 @@ def plan(network: Network, keep: Sequence[str] = ()) -> Plan:
     layers = [
         layer
         for layer in layers_of(network)
-        if kinds.get(layer.data) == TensorProto.FLOAT and not _matches(layer.node, keep)
+        if kinds.get(layer.data) == TensorProto.FLOAT and not matches(layer.node, keep)
     ]
     chosen = {layer.node.output[0] for layer in layers}
     from_layers = _descends(network, chosen)
@@ -89,7 +57,7 @@ def plan(network: Network, keep: Sequence[str] = ()) -> Plan:
     stored = set(network.weights)
     shares = _Sets()
     for node in reversed(network.nodes):
-        if not node.output or kinds.get(node.output[0]) != TensorProto.FLOAT or _matches(node, keep):
+        if not node.output or kinds.get(node.output[0]) != TensorProto.FLOAT or matches(node, keep):
             continue
         result = node.output[0]
         if node.op_type in _SUMS and all(name in from_layers for name in node.input):
@@ -109,39 +77,6 @@ def plan(network: Network, keep: Sequence[str] = ()) -> Plan:
     return Plan(layers, frozenset(reads), shares.groups())
 
 
-def layers_of(network: Network) -> Iterator[Layer]:
-    """Every node of ``network`` with a stored weight, in order."""
-    for node in network.nodes:
-        if node.domain not in ("", "ai.onnx") or node.op_type not in _WEIGHTED:
-            continue
-        data, weight, bias = _WEIGHTED[node.op_type]
-        names = list(node.input)
-        if names[weight] not in network.weights or names[data] in network.weights:
-            continue
-        array = network.weights[names[weight]]
-        if array.dtype != "float32" or array.ndim < 2:
-            continue
-        attributes = attributes_of(node)
-        if node.op_type == "Gemm" and (attributes.get("transA", 0) or attributes.get("alpha", 1.0) != 1.0):
-            continue
-        axis = {"Conv": 0, "ConvTranspose": 1, "MatMul": array.ndim - 1}.get(node.op_type)
-        if axis is None:
-            axis = 0 if attributes.get("transB", 0) else 1
-        if node.op_type == "ConvTranspose" and attributes.get("group", 1) != 1:
-            continue
-        has_bias = 0 <= bias < len(names) and bool(names[bias])
-        if has_bias and not _is_bias(network.weights.get(names[bias]), array.shape[axis]):
-            continue
-        if has_bias and attributes.get("beta", 1.0) != 1.0:
-            continue
-        yield Layer(node, names[data], weight, bias if has_bias else None, axis)
-
-
-def _is_bias(array: np.ndarray | None, outputs: int) -> bool:
-    """A number for each output, or one for all; what Gemm adds may also differ by row."""
-    return array is not None and array.size in (1, outputs) and array.size == math.prod(array.shape[-1:])
-
-
 def _descends(network: Network, made: set[str]) -> set[str]:
     """What layers make, directly or through sums, activations of one operand, and moves."""
     through = (
@@ -152,10 +87,6 @@ def _descends(network: Network, made: set[str]) -> set[str]:
         if node.op_type in through and any(name in found for name in node.input):
             found.update(node.output)
     return found
-
-
-def _matches(node: onnx.NodeProto, keep: Sequence[str]) -> bool:
-    return any(re.search(pattern, node.name or node.output[0]) for pattern in keep)
 
 
 class _Sets:

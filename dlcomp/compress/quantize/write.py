@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from dlcomp.compress.layers import Layer
 from dlcomp.compress.network import Network
 from dlcomp.compress.quantize.grid import Grid
-from dlcomp.compress.quantize.plan import Layer, Plan
+from dlcomp.compress.quantize.plan import Plan
 
 
 def write_activations(network: Network, plan: Plan, grids: Mapping[str, Grid]) -> None:

@@ -1,0 +1,135 @@
+"""Layers of a changed network fitted to what they computed before, one after another.
+
+Each layer reads what the layers before it make now and is to make what it made in the network as it was: so
+that errors are repaired where they arise and do not add up (He et al., "Channel pruning", 2017, section 3.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlcomp.compress.data import Calibration, Feed
+from dlcomp.compress.layers import Layer, weight_of
+from dlcomp.compress.matrices import from_matrices, rows, to_matrices
+from dlcomp.compress.network import Network
+from dlcomp.compress.observe import Watched
+from dlcomp.compress.refit import refit
+from dlcomp.compress.second_order import POSITIONS, Moments, kernel_of
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A layer to be fitted.
+
+    Attributes
+    ----------
+    before, after : Layer
+        It in the network as it was and in the changed one.
+    outputs : (O,) bool
+        Which outputs of ``before`` are those of ``after``; all of them in a network that was not shrunk.
+    sparse : bool
+        Whether weights of zero stay zero.
+    """
+
+    before: Layer
+    after: Layer
+    outputs: np.ndarray
+    sparse: bool = False
+
+
+def reconstruct(old: Network, new: Network, fits: list[Fit], data: Calibration, damping: float) -> None:
+    """Change the weights and biases in ``new`` of every layer of ``fits``, which are in the network's order.
+
+    ``damping`` times the mean of the Hessian's diagonal keeps a layer near its weights where data say little.
+    """
+    given = [name for fit in fits for name in _own(new, fit.after)]
+    before = Watched(old, {fit.before.data for fit in fits})
+    after = Watched(new, {fit.after.data for fit in fits}, given)
+    for fit in fits:
+        _fit(old, new, fit, zip(before.over(data), after.over(data), strict=True), damping)
+
+
+def _own(network: Network, layer: Layer) -> list[str]:
+    """The weight and the bias of ``layer`` under names that no other layer reads; it gets a bias if need be.
+
+    Its bias is fitted before anything reads what the layer makes.
+    """
+    names = [network.own_weight(layer.node, layer.weight)]
+    if layer.node.op_type != "MatMul":
+        set_bias(network, layer, bias_of(network, layer))
+        names.append(str(layer.node.input[2]))
+    return names
+
+
+def _fit(old: Network, new: Network, fit: Fit, values: Iterable[tuple[Feed, Feed]], damping: float) -> None:
+    weight = weight_of(new, fit.after)
+    start = to_matrices(fit.after, weight).astype(np.float64)
+    moments, products, total = _products(old, new, fit, values)
+    centred = fit.after.node.op_type != "MatMul"
+    hessian = moments.damped(centred, damping)
+    wanted, mean = products / moments.count, total / moments.count
+    if centred:
+        wanted = wanted - mean[:, :, None] * moments.mean[:, None, :]
+    # The damping pulls towards the weights that the layer starts from.
+    ridge = np.einsum("gkk->gk", hessian - moments.hessian(centred))
+    wanted = wanted + start * ridge[:, None, :]
+    masks = start != 0 if fit.sparse else np.ones(start.shape, bool)
+    made = np.stack([refit(*parts) for parts in zip(start, hessian, wanted, masks, strict=True)])
+    matrices = from_matrices(fit.after, made, weight.shape).astype(np.float32)
+    new.set_weight(fit.after.node.input[fit.after.weight], matrices)
+    if centred:
+        shift = mean - np.einsum("gok,gk->go", made, moments.mean)
+        bias = shift.reshape(-1) + bias_of(old, fit.before)[fit.outputs]
+        new.set_weight(fit.after.node.input[2], bias.astype(np.float32))
+
+
+def _products(
+    old: Network, new: Network, fit: Fit, values: Iterable[tuple[Feed, Feed]]
+) -> tuple[Moments, np.ndarray, np.ndarray]:
+    """The moments of what the layer reads now, sums of y x^T ``(G, O, K)`` and of y ``(G, O)``.
+
+    y are the outputs that the layer had, without its bias. What holds values that are not finite is left out.
+    """
+    matrices = to_matrices(fit.before, weight_of(old, fit.before))
+    kept = fit.outputs.reshape(len(matrices), -1)
+    # A depthwise convolution loses whole groups, all others lose as many outputs in each.
+    groups = kept.any(axis=1)
+    moments = Moments()
+    products = np.zeros((int(groups.sum()), 1, 1))
+    total = np.zeros((int(groups.sum()), 1))
+    for number, (was, now) in enumerate(values):
+        chunks = zip(
+            rows(fit.before, kernel_of(old, fit.before), was[fit.before.data], POSITIONS, number),
+            rows(fit.after, kernel_of(new, fit.after), now[fit.after.data], POSITIONS, number),
+            strict=True,
+        )
+        for was_read, now_read in chunks:
+            if not (np.isfinite(was_read).all() and np.isfinite(now_read).all()):
+                continue
+            moments.add(now_read)
+            x, z = (part.reshape(len(part), -1, part.shape[-1]) for part in (was_read, now_read))
+            y = np.matmul(x, matrices.transpose(0, 2, 1))[groups]
+            y = np.stack([part[:, mask] for part, mask in zip(y, kept[groups], strict=True)])
+            products = products + np.matmul(y.transpose(0, 2, 1), z)
+            total = total + y.sum(axis=1, dtype=np.float64)
+    return moments, products, total
+
+
+def bias_of(network: Network, layer: Layer) -> np.ndarray:
+    """(O,) float64; zeros where there is none."""
+    outputs = weight_of(network, layer).shape[layer.axis]
+    if layer.bias is None:
+        return np.zeros(outputs)
+    stored = network.weights[layer.node.input[layer.bias]].astype(np.float64).reshape(-1)
+    return np.broadcast_to(stored, (outputs,))
+
+
+def set_bias(network: Network, layer: Layer, bias: np.ndarray) -> None:
+    """Give a Conv or Gemm the bias (O,), also one that had none."""
+    name = network.name(f"{layer.node.output[0]}_bias")
+    network.set_weight(name, bias.astype(np.float32))
+    del layer.node.input[2:]
+    layer.node.input.append(name)
