@@ -30,7 +30,7 @@ def annotated(module: IRModule) -> IRModule:
 
 
 def _keeps_a_shape(func: Any) -> bool:
-    """Whether the result of ``func`` is of the shape of one of its operands; others may be repeated for it."""
+    """Whether the result of ``func`` has the shape of one of its operands; others may be repeated for it."""
     shapes = [[dim_of(extent) for extent in p.shape] for p in func.params if hasattr(p, "shape")]
     *operands, result = shapes
     return not operands or any(
