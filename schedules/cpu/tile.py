@@ -18,6 +18,8 @@ from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, local, loop, seq
 from dlcomp.target import Target
 
 # Processors that execute a 512-bit instruction as two halves: there 256 bits take half the time.
+# TVM takes what is larger than so many bytes from the runtime's pool.
+_ON_THE_STACK = 1024
 # Operations behind an operator that are written out for every row of its tile: a bias and an activation.
 _SHORT_EPILOGUE = 16
 _HALF_WIDTH_UNITS = frozenset({"znver4"})
@@ -125,17 +127,22 @@ def write_rows(
     """
     if rows == 1 or anchor.operations <= _SHORT_EPILOGUE:
         return seq([write_back(anchor, acc, r, stride, width, lanes, lead(r), column) for r in range(rows)])
-    kept = local("kept", rows * stride, str(acc.dtype))
-    moves = [
-        vstore(kept, vload(acc, [const(at)], size), [const(at)], size)
-        for r in range(rows)
-        for at, size in ((r * stride + offset, size) for offset, size in pieces(width, lanes))
-    ]
+    group = max(1, _ON_THE_STACK // (4 * stride))
+    kept = local("kept", min(group, rows) * stride, str(acc.dtype))
+    statements = [alloc(kept)]
+    for first in range(0, rows, group):
+        count = min(group, rows - first)
+        statements += [
+            vstore(kept, vload(acc, [const(first * stride + at)], size), [const(at)], size)
+            for r in range(count)
+            for at, size in ((r * stride + offset, size) for offset, size in pieces(width, lanes))
+        ]
 
-    def one(row: Expr) -> Stmt:
-        return write_back(anchor, kept, row, stride, width, lanes, lead(row), column)
+        def one(row: Expr, first: int = first) -> Stmt:
+            return write_back(anchor, kept, row, stride, width, lanes, lead(first + row), column)
 
-    return seq([alloc(kept), *moves, loop("r", rows, one)])
+        statements.append(loop("r", count, one))
+    return seq(statements)
 
 
 def split_evenly(extent: int, most: int) -> list[tuple[int, int]]:
