@@ -33,7 +33,7 @@ def _step(builder: relax.BlockBuilder, value: Any) -> Any:
             padding=[0, left, 0, right],
             dilation=[1, int(attrs.dilation[0])],
             groups=int(attrs.groups),
-            out_dtype=str(attrs.out_dtype),
+            out_dtype="float32" if dtype_of(data) == "float32" else "int32",
         )
     )
     made = static_shape_of(result)
