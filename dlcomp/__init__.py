@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dlcomp.compress.codebook import ShareWeights
+    from dlcomp.compress.lowrank import LowRank
     from dlcomp.compress.quantize import Quantize
     from dlcomp.errors import DlcompError
     from dlcomp.frontend import load
@@ -19,8 +21,10 @@ __version__ = "0.1.0"
 __all__ = [
     "Artifact",
     "DlcompError",
+    "LowRank",
     "Model",
     "Quantize",
+    "ShareWeights",
     "Target",
     "__version__",
     "load",
@@ -33,8 +37,10 @@ __all__ = [
 _HOME = {
     "Artifact": "dlcomp.runtime.artifact",
     "DlcompError": "dlcomp.errors",
+    "LowRank": "dlcomp.compress.lowrank",
     "Model": "dlcomp.model",
     "Quantize": "dlcomp.compress.quantize",
+    "ShareWeights": "dlcomp.compress.codebook",
     "Target": "dlcomp.target",
     "load": "dlcomp.frontend",
     "open": "dlcomp.runtime.artifact",

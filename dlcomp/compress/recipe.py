@@ -12,7 +12,11 @@ from dlcomp.compress import Pass
 from dlcomp.errors import UsageError
 
 # Where each pass is: imported when it is asked for.
-PASSES: Mapping[str, tuple[str, str]] = {"quantize": ("dlcomp.compress.quantize", "Quantize")}
+PASSES: Mapping[str, tuple[str, str]] = {
+    "lowrank": ("dlcomp.compress.lowrank", "LowRank"),
+    "quantize": ("dlcomp.compress.quantize", "Quantize"),
+    "share": ("dlcomp.compress.codebook", "ShareWeights"),
+}
 _YES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -52,6 +56,8 @@ def _value(kind: Any, text: str, where: str) -> Any:
             return _YES[text.lower()]
         if kind is int:
             return int(text)
+        if kind is float:
+            return float(text)
         if "tuple" in wanted:
             return tuple(text.split("|"))
     except (ValueError, KeyError) as error:

@@ -1,0 +1,1 @@
+"""Large matrices as products of small ones."""
