@@ -16,14 +16,12 @@ import numpy as np
 from dlcomp.compress.codebook.assign import assign, damped, refitted
 from dlcomp.compress.codebook.kmeans import centroids_of, nearest
 from dlcomp.compress.data import Calibration
-from dlcomp.compress.lowrank.moments import Moments, as_matrix, from_matrix, moments_of
+from dlcomp.compress.lowrank.moments import RECURRENT, Moments, as_matrix, from_matrix, moments_of
 from dlcomp.compress.network import Network
 from dlcomp.compress.quantize.plan import Layer, layers_of
 from dlcomp.errors import ModelError, UsageError
 
 __all__ = ["ShareWeights"]
-
-_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,9 @@ class ShareWeights:
         some = flat != 0
         if not some.any():
             return flat
-        centroids = centroids_of(flat[some], self._count(flat), None if importance is None else importance[some])
+        centroids = centroids_of(
+            flat[some], self._count(flat), None if importance is None else importance[some]
+        )
         shared = np.zeros(len(flat), np.float32)
         shared[some] = centroids[nearest(flat[some], centroids)]
         return shared
@@ -135,10 +135,13 @@ class ShareWeights:
     def _recurrent(self, network: Network) -> Iterator[tuple[str, str]]:
         """A title and the weight of the input and of the state of each recurrent layer."""
         for node in network.nodes:
-            if node.op_type not in _RECURRENT or self._kept(node):
+            if node.op_type not in RECURRENT or self._kept(node):
                 continue
             for place, letter in ((1, "W"), (2, "R")):
-                if node.input[place] in network.weights and network.weights[node.input[place]].dtype == "float32":
+                if (
+                    node.input[place] in network.weights
+                    and network.weights[node.input[place]].dtype == "float32"
+                ):
                     yield f"{node.name or node.output[0]} {letter}", network.own_weight(node, place)
 
     def _kept(self, node: Any) -> bool:

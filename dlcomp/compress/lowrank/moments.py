@@ -21,6 +21,7 @@ _ROWS = 4096
 _PER_BATCH = 1024
 # Larger matrices take more memory and time than their layer is worth: 4608 = 512 * 3 * 3 takes 170 MB.
 MOST_INPUTS = 5000
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
 
 @dataclass
@@ -63,16 +64,18 @@ class Moments:
 def as_matrix(layer: Layer, array: np.ndarray) -> np.ndarray | None:
     """The weight of ``layer`` as (O, K), a view; None if it is not one matrix for all of the data."""
     kind, attributes = layer.node.op_type, attributes_of(layer.node)
-    if kind == "Conv" and attributes.get("group", 1) == 1:
+    padded = attributes.get("auto_pad", b"NOTSET") in (b"NOTSET", "NOTSET")
+    if kind == "Conv" and attributes.get("group", 1) == 1 and padded:
         return array.reshape(len(array), -1)
     if array.ndim == 2 and kind in ("MatMul", "Gemm"):
         return array if layer.axis == 0 else array.T
-    return None
+    # Gates of all directions below each other: they read the same inputs.
+    return array.reshape(-1, array.shape[-1]) if kind in RECURRENT else None
 
 
 def from_matrix(layer: Layer, matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """The inverse of :func:`as_matrix`, as float32."""
-    plain = matrix if layer.node.op_type == "Conv" or layer.axis == 0 else matrix.T
+    plain = matrix.T if layer.node.op_type in ("MatMul", "Gemm") and layer.axis else matrix
     return np.ascontiguousarray(plain.reshape(tuple(shape)), np.float32)
 
 

@@ -79,7 +79,10 @@ def decode(data: bytes, count: int, stored: bytes, alphabet: int) -> np.ndarray:
     for start in range(0, len(data), _CHUNK):
         if not left:
             break
-        part = windows(data[start : start + _CHUNK + 2])[: 8 * min(_CHUNK, len(data) - start)] >> WINDOW - LONGEST
+        part = (
+            windows(data[start : start + _CHUNK + 2])[: 8 * min(_CHUNK, len(data) - start)]
+            >> WINDOW - LONGEST
+        )
         length = length_at[part]
         # Where no code begins, the walk ends at once.
         jump = np.where(length, np.arange(len(part)) + length, bits + LONGEST).tolist()

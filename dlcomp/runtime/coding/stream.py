@@ -87,7 +87,9 @@ def pack(codes: np.ndarray, lengths: np.ndarray) -> bytes:
         ends = np.cumsum(size)
         total = int(ends[-1]) if len(ends) else 0
         shift = np.repeat(ends, size) - 1 - np.arange(total)
-        bits.append((np.repeat(codes[start : start + _CHUNK].astype(np.int64), size) >> shift & 1).astype(np.uint8))
+        bits.append(
+            (np.repeat(codes[start : start + _CHUNK].astype(np.int64), size) >> shift & 1).astype(np.uint8)
+        )
     return np.packbits(np.concatenate(bits)).tobytes() if bits else b""
 
 

@@ -53,7 +53,9 @@ def encode(array: np.ndarray, ways: Sequence[tuple[str, str]] | None = None) -> 
     palette, symbols = np.unique(bits, return_inverse=True)
     # The smallest pattern of bits is that of zero, if there are zeros.
     zeros = bool(len(palette)) and palette[0] == 0
-    subject = _Subject(array.shape, bits, palette, symbols, (symbols > 0) if zeros else np.ones(len(bits), bool))
+    subject = _Subject(
+        array.shape, bits, palette, symbols, (symbols > 0) if zeros else np.ones(len(bits), bool)
+    )
     made = [subject.write(*way) for way in (ways or subject.ways())]
     return min(made, key=lambda coded: len(coded.data))
 
@@ -194,5 +196,3 @@ def _huffman(data: Reader, count: int, alphabet: int) -> np.ndarray:
 
 def _width(alphabet: int) -> int:
     return max(0, alphabet - 1).bit_length()
-
-
