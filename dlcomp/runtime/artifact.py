@@ -211,8 +211,8 @@ class Artifact:
         ----------
         path : path
         coded : bool, optional
-            Write weights of few different values in fewer bytes, from which :func:`open` makes the same arrays
-            in its own memory. Without a choice, it is done for networks with shared weights.
+            Write weights of few different values in fewer bytes, from which :func:`open` makes the same
+            arrays in its own memory. Without a choice, it is done for networks with shared weights.
         """
         where = Path(path)
         if coded is None:

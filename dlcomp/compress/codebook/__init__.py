@@ -1,7 +1,8 @@
 """Weight sharing: every weight of a layer is one of a few values, so that a file needs only their numbers.
 
-Han et al., "Deep Compression", ICLR 2016, section 3, with the best centroids instead of trained ones. A network
-with shared weights is an ordinary one; ``.dlc`` files write it in few bytes (:mod:`dlcomp.runtime.coding`).
+Han et al., "Deep Compression", ICLR 2016, section 3, with the best centroids instead of trained ones. A
+network with shared weights is an ordinary one; ``.dlc`` files write it in few bytes
+(:mod:`dlcomp.runtime.coding`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which centroid each weight becomes, where the outputs of the layer decide and not the weights themselves.
 
 One input after the other is rounded, and what that changes in the outputs is put right in the weights of the
-inputs still to come (Frantar et al., "GPTQ", ICLR 2023, section 3; Hassibi and Stork's optimal brain surgeon).
-Zeros stay zeros. For a fixed assignment the best centroids solve a small system of equations.
+inputs still to come (Frantar et al., "GPTQ", ICLR 2023, section 3; the optimal brain surgeon of Hassibi and
+Stork). Zeros stay zeros. For a fixed assignment the best centroids solve a small system of equations.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The best k values for many numbers, by weighted squared error: k-means in one dimension, which can be solved.
+"""The best k values for many numbers, by weighted squared error: k-means in one dimension, solved exactly.
 
 Dynamic programming over the sorted numbers: a cluster is an interval, and the best begin of the last one
 never moves left as its end moves right, so each step is a divide and conquer of O(n log n) (Wu, "Optimal

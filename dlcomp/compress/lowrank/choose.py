@@ -108,8 +108,9 @@ def allocate(
 ) -> list[Candidate | None]:
     """One of each layer's ``options``, or none, so that ``target`` of all MACs or ``parameters`` remains.
 
-    The sum of errors is least for a price of each MAC (Lagrange); the price is found by bisection, and what it
-    leaves of the budget goes to what it helps most. Where even the smallest are too many, those are taken.
+    The sum of errors is least for a price of each MAC (Lagrange); the price is found by bisection, and
+    what it leaves of the budget goes to what it helps most. Where even the smallest are too many, those are
+    taken.
     """
 
     def cost(subject: Subject, candidate: Candidate | None) -> int:

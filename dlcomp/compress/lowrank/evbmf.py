@@ -1,8 +1,8 @@
 """How many singular values of a matrix are more than noise, from the matrix alone.
 
-The global analytic solution of empirical variational Bayesian matrix factorization: Nakajima, Sugiyama, Babacan
-and Tomioka, "Global analytic solution of fully-observed variational Bayesian matrix factorization", JMLR 2013,
-theorem 2, with the noise's variance by minimising the free energy (corollary 1).
+The global analytic solution of empirical variational Bayesian matrix factorization: Nakajima, Sugiyama,
+Babacan and Tomioka, "Global analytic solution of fully-observed variational Bayesian matrix factorization",
+JMLR 2013, theorem 2, with the noise's variance by minimising the free energy (corollary 1).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def evbmf_rank(values: np.ndarray, rows: int, columns: int) -> int:
 
 
 def _variance(squares: np.ndarray, short: int, long: int, ratio: float, border: float) -> float:
-    """That of the noise: the least free energy between the bounds of theorem 2, on a grid and again between."""
+    """That of the noise: the least free energy between the bounds of theorem 2, on finer and finer grids."""
     most = min(math.ceil(short / (1 + ratio)) - 1, len(squares) - 1)
     high = float(squares.sum()) / (short * long)
     rest = squares[most:].mean() / long

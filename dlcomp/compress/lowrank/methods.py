@@ -1,16 +1,17 @@
 """The ways to write a weight as a chain of smaller ones.
 
-Each gives all stages but the last; that one is the least-squares solution, as the layer's output is linear in it.
+Each gives all stages but the last; that one is the least-squares solution, as outputs are linear in it.
 
 svd, whitened
     The leading right singular vectors of the weight as (O, I * K...), in the metric of the inputs: for
-    C = S S^T those of W S, whose dropped values squared are the error (Eckart and Young; Wang et al., "SVD-LLM",
-    ICLR 2025, section 3.1). ``svd`` is the same with C = I (Denton et al., 2014).
+    C = S S^T those of W S, whose dropped values squared are the error (Eckart and Young; Wang et al.,
+    "SVD-LLM", ICLR 2025, section 3.1). ``svd`` is the same with C = I (Denton et al., 2014).
 tucker2
-    1x1 to fewer inputs, KxK, 1x1 to the outputs (Kim et al., "Compression of deep convolutional neural networks",
-    ICLR 2016), the inputs' factor first and the rest by reduced-rank regression on what it leaves.
+    1x1 to fewer inputs, KxK, 1x1 to the outputs (Kim et al., "Compression of deep convolutional neural
+    networks", ICLR 2016), the inputs' factor first and the rest by reduced-rank regression on what it leaves.
 spatial
-    Kx1 and 1xK (Jaderberg et al., "Speeding up convolutional neural networks with low rank expansions", 2014).
+    Kx1 and 1xK (Jaderberg et al., "Speeding up convolutional neural networks with low rank expansions",
+    2014).
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def by_tucker(subject: Subject, ranks: tuple[int, ...]) -> Front:
 def by_space(subject: Subject, ranks: tuple[int, ...]) -> Front:
     """Kx1, 1xK."""
     weight = subject.weight
-    outputs, channels, height, width = weight.shape
+    channels, height, width = weight.shape[1:]
     metric = None
     if subject.metric is not None:
         parts = subject.metric.reshape(channels, height, width, channels, height, width)
@@ -121,12 +122,12 @@ def _root(metric: np.ndarray) -> np.ndarray:
 
 
 def _unfold_inputs(weight: np.ndarray) -> np.ndarray:
-    return np.moveaxis(weight, 1, -1).reshape(-1, weight.shape[1])
+    return np.asarray(np.moveaxis(weight, 1, -1).reshape(-1, weight.shape[1]))
 
 
 def _unfold_space(weight: np.ndarray) -> np.ndarray:
     outputs, channels, height, width = weight.shape
-    return weight.transpose(0, 3, 1, 2).reshape(outputs * width, channels * height)
+    return np.asarray(weight.transpose(0, 3, 1, 2).reshape(outputs * width, channels * height))
 
 
 def _by_channel(metric: np.ndarray, channels: int) -> np.ndarray:

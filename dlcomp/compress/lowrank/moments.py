@@ -129,8 +129,8 @@ def patches(array: np.ndarray, kernel: Sequence[int], layer: Layer) -> np.ndarra
     seen = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + axes)))
     steps = (slice(None, None, step) for step in strides)
     taps = (slice(None, None, step) for step in dilations)
-    picked = seen[(slice(None), slice(None), *steps, *taps)]
-    positions = np.moveaxis(picked, 1, 1 + axes)
+    places = (slice(None), slice(None), *steps, *taps)
+    positions = np.moveaxis(seen[places], 1, 1 + axes)
     return positions.reshape(-1, array.shape[1] * int(np.prod(kernel)))
 
 

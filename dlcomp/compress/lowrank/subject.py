@@ -1,4 +1,4 @@
-"""A layer that may be factored: its weight, what its inputs are like, and what each way of computing it costs."""
+"""A layer that may be factored: its weight, what its inputs are like, and what computing it costs."""
 
 from __future__ import annotations
 

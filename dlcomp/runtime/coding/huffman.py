@@ -17,12 +17,14 @@ _CHUNK = 1 << 16
 
 
 def lengths_of(counts: np.ndarray) -> np.ndarray:
-    """The length of each symbol's code for ``counts`` (K,) occurrences, K at most 2**15; 0: it does not occur.
+    """The length of each symbol's code for ``counts`` (K,) occurrences, K at most 2**15.
 
-    The only symbol that occurs has the length 1.
+    Of symbols that do not occur it is 0, of the only one that does 1.
     """
     found = np.zeros(len(counts), np.int64)
-    items = sorted((int(count), (symbol,)) for symbol, count in enumerate(counts) if count)
+    items: list[tuple[int, tuple[int, ...]]] = sorted(
+        (int(count), (symbol,)) for symbol, count in enumerate(counts) if count
+    )
     if len(items) < 2:
         found[[symbols[0] for _, symbols in items]] = 1
         return found

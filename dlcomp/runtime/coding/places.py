@@ -43,7 +43,7 @@ def best_width(places: np.ndarray) -> int:
     def bits(width: int) -> float:
         gaps, real = fill(places, width)
         # A filler is also one more value to store, of some bits.
-        return entropy(np.bincount(gaps)) + 14 * 2**width + 3 * np.count_nonzero(~real)
+        return entropy(np.bincount(gaps)) + 14 * (1 << width) + 3 * int(np.count_nonzero(~real))
 
     return min(_WIDTHS, key=bits)
 

@@ -21,13 +21,16 @@ _SYMBOLS_PER_STATE = 4096
 
 
 def frequencies(counts: np.ndarray) -> np.ndarray:
-    """Integers (K,) below 2**14 that sum to 2**14, at least 1 where ``counts`` (K,), 1 < K <= 2**13, is not zero."""
+    """Integers (K,) below 2**14 that sum to 2**14, at least 1 where ``counts`` (K,) is not zero.
+
+    K is more than 1 and at most 2**13.
+    """
     counts = np.asarray(counts, np.float64)
     total = counts.sum()
     if total == 0:
         counts = np.ones_like(counts)
         total = counts.sum()
-    made = np.maximum(np.rint(counts * (_TOTAL / total)), counts > 0).astype(np.int64)
+    made: np.ndarray = np.maximum(np.rint(counts * (_TOTAL / total)), counts > 0).astype(np.int64)
     # What rounding gives too much or too little, the most frequent symbols bear.
     while excess := int(made.sum()) - _TOTAL:
         place = int(made.argmax())
@@ -86,7 +89,7 @@ def decode(data: bytes, count: int, freq: np.ndarray, contexts: np.ndarray | Non
     Raises
     ------
     ArtifactError
-        The data are not ``count`` symbols: words are left or missing, or a state does not end where one starts.
+        The data are not ``count`` symbols: words are left or missing, or a state is not back at its start.
     """
     lanes = _lanes(count)
     if len(data) < 4 * lanes or len(data) % 2:

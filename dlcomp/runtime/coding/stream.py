@@ -1,4 +1,4 @@
-"""Bytes in order: a writer that knows what each byte is for, a reader that believes nothing, and packed bits."""
+"""Bytes in order: a writer that knows what each is for, a reader that believes nothing, and packed bits."""
 
 from __future__ import annotations
 

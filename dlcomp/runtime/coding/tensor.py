@@ -171,7 +171,7 @@ def _read_values(data: Reader, coder: str, count: int, size: int) -> np.ndarray:
         plain = data.block()
         if len(plain) != count * size:
             raise ArtifactError("plain values among coded weights are damaged")
-        return np.frombuffer(plain, kind).copy()
+        return np.array(np.frombuffer(plain, kind))
     alphabet = data.number()
     if alphabet > _MOST_VALUES or (count and not alphabet) or (coder == "rans" and alphabet < 2):
         raise ArtifactError(f"a palette of {alphabet} values among coded weights")
