@@ -103,7 +103,7 @@ def decode(data: bytes, count: int, freq: np.ndarray, contexts: np.ndarray | Non
     flat_freq, flat_start = freq.reshape(-1), start.reshape(-1)
     found = np.empty(count, np.int64)
     place = 0
-    for begin in range(0, count, lanes):
+    for begin in range(0, count, lanes or 1):
         x = state[: min(lanes, count - begin)]
         slot = x & _TOTAL - 1
         if contexts is None:

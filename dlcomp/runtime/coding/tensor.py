@@ -85,15 +85,17 @@ class _Subject:
 
     def write(self, where: str, values: str) -> Coded:
         out = Writer()
-        out.put("framing", bytes([PLACES.index(where) | VALUES.index(values) << 4]))
+        # The first byte says how, which is known at the end.
+        out.put("framing", bytes(1))
         bits, symbols, palette, fillers = self.bits, self.symbols, self.palette, 0
         if where != "all":
             keep = np.flatnonzero(self.mask)
+            zeros = int(len(keep) < len(self.mask))
             if where == "rans bits":
                 mask = self.mask.reshape(self.shape or (1,))
                 split = min(places.splits(mask), key=lambda split: places.mask_bits(mask, split))
                 places.write_mask(out, mask, split)
-                bits, symbols, palette = bits[keep], symbols[keep] - 1, palette[1:]
+                bits, symbols, palette = bits[keep], symbols[keep] - zeros, palette[zeros:]
             else:
                 width = places.best_width(keep)
                 gaps, real = places.fill(keep, width)
@@ -103,7 +105,10 @@ class _Subject:
                 bits, symbols = (np.where(real, stream[filled], 0) for stream in (bits, symbols))
                 fillers = int(np.count_nonzero(~real))
                 if not fillers:
-                    symbols, palette = symbols - 1, palette[1:]
+                    symbols, palette = symbols - zeros, palette[zeros:]
+        if len(palette) < 2 and values == "rans":
+            values = "packed"
+        out.data[0] = PLACES.index(where) | VALUES.index(values) << 4
         _write_values(out, values, bits.astype(self.bits.dtype), symbols, palette)
         return Coded(bytes(out.data), where, values, out.parts, fillers)
 
