@@ -69,7 +69,9 @@ def test_many_values() -> None:
 def test_the_nearest(values: list[int]) -> None:
     centroids = np.array([-500.5, -3.25, 0.25, 77.75])
     found = nearest(np.array(values), centroids)
-    assert (np.abs(np.array(values) - centroids[found]) == np.abs(np.array(values)[:, None] - centroids).min(1)).all()
+    assert (
+        np.abs(np.array(values) - centroids[found]) == np.abs(np.array(values)[:, None] - centroids).min(1)
+    ).all()
 
 
 def correlated(inputs: int, samples: int = 400) -> np.ndarray:

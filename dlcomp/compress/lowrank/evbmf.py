@@ -52,6 +52,6 @@ def _energy(
     above = x[x > border]
     middle = above - (1 + ratio)
     tau = (middle + np.sqrt(middle**2 - 4 * ratio)) / 2
-    kept = np.log((tau + 1) / above) + ratio * np.log(tau / ratio + 1) - tau
+    kept = np.log(tau + 1) + ratio * np.log(tau / ratio + 1) - tau
     # Each value costs x - log x, of which a kept one gets some back.
     return float((x - np.log(x)).sum() + kept.sum() + (short - len(squares)) * math.log(variance))
