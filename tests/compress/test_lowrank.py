@@ -249,7 +249,7 @@ def images(count: int) -> np.ndarray:
     ("lstm", {"rule": "energy", "energy": 0.999}),
 ], ids=str)  # fmt: skip
 def test_trained_networks(name: str, options: dict[str, Any]) -> None:
-    """Fewer MACs than before, by the account and by the count of the new network; answers as in onnxruntime."""
+    """Fewer MACs than before, by the account and by what the new network holds; answers as in onnxruntime."""
     model = dlcomp.load(FASHION / f"{name}.onnx", {"image": (1, 1, 28, 28)})
     small = model.compress(dlcomp.LowRank(**options), calibration=images(48))
     effect = small.history[-1].effect

@@ -251,7 +251,7 @@ def test_files_without_coded_weights_are_as_before(artifact: Artifact, tmp_path:
     (lambda c, m: c.update({"weights.coded": bytes(len(c["weights.coded"]))}), "not what was saved"),
     (lambda c, m: c.pop("weights.coded"), "'weights.coded' is missing"),
     (lambda c, m: m["weights"][0].update(coded=10**6), "does not lie within weights.coded"),
-    (lambda c, m: m["weights"][0].update(coded=m["weights"][0]["coded"] - 1), "weight 'weight0'.*early|behind"),
+    (lambda c, m: m["weights"][0].update(coded=9), "weight 'weight0'.*early"),
     (lambda c, m: m["weights"][0].update(coded=-1), "-1 is not a size"),
     (lambda c, m: m.update(schema=3), "schema version 3 is newer than 2"),
 ])  # fmt: skip

@@ -17,7 +17,8 @@ import numpy as np
 from dlcomp.compress.codebook.assign import assign, damped, refitted
 from dlcomp.compress.codebook.kmeans import centroids_of, nearest
 from dlcomp.compress.data import Calibration
-from dlcomp.compress.lowrank.moments import RECURRENT, Moments, as_matrix, from_matrix, moments_of
+from dlcomp.compress.lowrank.moments import RECURRENT, Moments, as_matrix, from_matrix, has_bias, moments_of
+from dlcomp.compress.lowrank.write import add_to_bias
 from dlcomp.compress.network import Network
 from dlcomp.compress.quantize.plan import Layer, layers_of
 from dlcomp.errors import ModelError, UsageError
@@ -93,10 +94,13 @@ class ShareWeights:
             shared = self._plain(weight.reshape(-1), None).reshape(weight.shape)
             error = float(((weight - shared) ** 2).sum() / _square(weight))
         else:
-            second = damped(moments.second)
-            made = self._by_outputs(matrix.astype(np.float64), second)
+            # What is the same for every input can go into a bias; elsewhere it is an error like others.
+            metric = moments.covariance if has_bias(layer) else moments.second
+            made = self._by_outputs(matrix.astype(np.float64), damped(metric))
             shared = from_matrix(layer, made, weight.shape)
-            error = _loss(matrix - made, moments.second) / (_loss(matrix, moments.second) or 1.0)
+            error = _loss(matrix - made, metric) / (_loss(matrix, metric) or 1.0)
+            if has_bias(layer):
+                add_to_bias(network, layer, (matrix - made) @ moments.mean)
         network.set_weight(name, shared)
         return _effect(weight, shared, error)
 

@@ -75,6 +75,11 @@ def as_matrix(layer: Layer, array: np.ndarray) -> np.ndarray | None:
     return array.reshape(-1, array.shape[-1]) if kind in RECURRENT else None
 
 
+def has_bias(layer: Layer) -> bool:
+    """Whether the layer has a bias or can be given one."""
+    return layer.bias is not None or layer.node.op_type in ("Conv", "Gemm")
+
+
 def from_matrix(layer: Layer, matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """The inverse of :func:`as_matrix`, as float32."""
     plain = matrix.T if layer.node.op_type in ("MatMul", "Gemm") and layer.axis else matrix

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dlcomp.compress.lowrank.moments import RECURRENT, Moments, as_matrix
+from dlcomp.compress.lowrank.moments import RECURRENT, Moments, as_matrix, has_bias
 from dlcomp.compress.network import Network, attributes_of
 from dlcomp.compress.quantize.plan import Layer
 
@@ -121,7 +121,7 @@ def subject_of(
     rows = math.prod(read[:1] if convolution else read[:-1]) if read else 1
     metric = mean = None
     if moments is not None:
-        centred = layer.node.op_type in ("Conv", "Gemm") or layer.bias is not None
+        centred = has_bias(layer)
         metric = moments.covariance if centred else moments.second
         metric = metric + _DAMPING * (np.trace(metric) / len(metric) or 1.0) * np.eye(len(metric))
         mean = moments.mean if centred else None

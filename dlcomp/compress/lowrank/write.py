@@ -11,6 +11,7 @@ from onnx import helper
 from dlcomp.compress.lowrank.moments import RECURRENT
 from dlcomp.compress.lowrank.subject import Stage, Subject, strides_of
 from dlcomp.compress.network import Network
+from dlcomp.compress.quantize.plan import Layer
 
 
 def write(network: Network, subject: Subject, stages: Sequence[Stage], weight: np.ndarray) -> None:
@@ -33,9 +34,21 @@ def _bias(network: Network, subject: Subject, weight: np.ndarray) -> str | None:
     old = None if layer.bias is None else str(layer.node.input[layer.bias])
     if subject.mean is None:
         return old
-    moved = (subject.matrix - weight) @ subject.mean
-    stored = 0.0 if old is None else network.weights[old].astype(np.float64).reshape(-1)
-    return _weight(network, subject, "bias", moved + stored)
+    return _weight(network, subject, "bias", _moved(network, old, (subject.matrix - weight) @ subject.mean))
+
+
+def add_to_bias(network: Network, layer: Layer, change: np.ndarray) -> None:
+    """Add ``change`` (O,) to the bias of ``layer``, which gets one if it has none."""
+    name = network.name(f"{layer.node.output[0]}_bias")
+    old = None if layer.bias is None else str(layer.node.input[layer.bias])
+    network.set_weight(name, _moved(network, old, change).astype(np.float32))
+    del layer.node.input[2:]
+    layer.node.input.append(name)
+
+
+def _moved(network: Network, bias: str | None, change: np.ndarray) -> np.ndarray:
+    stored = 0.0 if bias is None else network.weights[bias].astype(np.float64).reshape(-1)
+    return np.asarray(change + stored)
 
 
 def _convolutions(
