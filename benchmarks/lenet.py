@@ -1,0 +1,235 @@
+"""LeNet-300-100 and LeNet-5 as small as they go at 0.3 points: pruned, shared and coded, in real files.
+
+On Fashion-MNIST (the networks of ``benchmarks/fashion``; levels are chosen on half of the test images, accuracy
+is that of the other half) and, with ``--mnist FOLDER`` (``t10k-*.gz`` of MNIST), on networks trained here on
+8,000 of those images, with 1,000 to choose levels and 1,000 to report. Nothing is trained after pruning, but
+with ``--retrain``. Sizes are those of the members of a ``.dlc`` that hold weights; everything in them counts.
+"""
+
+from __future__ import annotations
+
+import gzip
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import finish, geomean, header, options, run, table_row
+from datasets import fashion
+from lenet_net import Net, fresh, read, train
+from lenet_prune import Level, chosen, levels, pruned
+from onnx import numpy_helper
+
+import dlcomp
+from dlcomp.runtime.coding import encode
+
+NETWORKS = Path(__file__).parent / "fashion"
+KINDS = ("lenet300", "lenet5")
+# Points lost on the images that choose the level; those that report may lose 0.3.
+ALLOWED = 0.2
+PRICES = (1e-7, 1e-3)
+BATCH = 1
+Split = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A trained network and its images: to calibrate (or train) on, to choose levels, to report."""
+
+    data: str
+    kind: str
+    net: Net
+    fit: Split
+    choose: Split
+    report: Split
+    # What pruning alone does to each layer, by method: found once for all levels.
+    paths: dict[str, list[list[Level]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Small:
+    """A compressed network: as NumPy, as dlcomp's model, and its weights left."""
+
+    net: Net
+    model: dlcomp.Model
+    kept: int
+
+
+def main() -> None:
+    parser = options(__doc__.splitlines()[0])
+    parser.add_argument("--mnist", type=Path, metavar="FOLDER", help="where MNIST's t10k-*.gz are")
+    parser.add_argument("--seeds", type=int, default=3, help="networks of each kind trained on MNIST")
+    parser.add_argument("--retrain", action="store_true", help="also train what is left after pruning")
+    arguments = parser.parse_args()
+    kinds = KINDS[:1] if arguments.quick else KINDS
+    names = ["network", "data", "method", "before %", "after %", "weights left", "file", "ratio"]
+    print(header(*names, "relative index + Huffman", "zlib of int8", "whole .dlc"))
+    rows: list[dict[str, Any]] = []
+    for case in cases(arguments, kinds):
+        methods = ["magnitude", "obs"] if not arguments.quick else ["obs"]
+        methods += ["retrained"] if arguments.retrain else []
+        for method in methods:
+            rows.append(measured(case, method, arguments.quick))
+    finish(rows, summary(rows, kinds), arguments.json)
+
+
+def summary(rows: list[dict[str, Any]], kinds: tuple[str, ...]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for kind in kinds:
+        for method, key in (
+            ("obs", "ratio_no_retrain"),
+            ("retrained", "ratio"),
+            ("magnitude", "ratio_magnitude"),
+        ):
+            for data in ("fashion", "mnist"):
+                some = [r for r in rows if (r["network"], r["method"], r["data"]) == (kind, method, data)]
+                if some:
+                    name = f"{kind}_{key}" + ("" if data == "fashion" else "_mnist")
+                    found[name] = geomean(row["ratio"] for row in some)
+                    found[f"{name}_drop_points"] = float(np.mean([row["drop_points"] for row in some]))
+    return found
+
+
+def cases(arguments: Any, kinds: tuple[str, ...]) -> Iterator[Case]:
+    images, labels = fashion("t10k")
+    others = fashion("train")
+    for kind in kinds:
+        net = read(kind, NETWORKS / f"{kind}.onnx")
+        yield Case(
+            "fashion", kind, net, others, (images[:5000], labels[:5000]), (images[5000:], labels[5000:])
+        )
+    if arguments.mnist is None:
+        return
+    images, labels = (mnist(arguments.mnist, part) for part in ("images-idx3", "labels-idx1"))
+    pixels, digits = (images[16:].reshape(-1, 1, 28, 28) / np.float32(255)), labels[8:].astype(np.int64)
+    for kind in kinds:
+        for seed in range(1 if arguments.quick else arguments.seeds):
+            order = np.random.default_rng(seed).permutation(len(pixels))
+            fit, choose, report = ((pixels[o], digits[o]) for o in np.split(order, [8000, 9000]))
+            net = fresh(kind, seed)
+            train(net, *fit, 20 if kind == "lenet300" else 10, 2e-3, seed)
+            yield Case("mnist", kind, net, fit, choose, report)
+
+
+def mnist(folder: Path, part: str) -> np.ndarray:
+    return np.frombuffer(gzip.decompress((folder / f"t10k-{part}-ubyte.gz").read_bytes()), np.uint8)
+
+
+def measured(case: Case, method: str, quick: bool) -> dict[str, Any]:
+    """The smallest file of all codebooks that loses no more than is allowed."""
+    found = [search(case, method, bits, 3 if quick else 6) for bits in ((3,) if quick else (2, 3, 4))]
+    sized = [(small, sizes(small)) for small in found if small is not None]
+    if not sized:
+        raise SystemExit(f"{case.kind} on {case.data}: no level of {method} loses as little as is allowed")
+    small, size = min(sized, key=lambda one: one[1]["file"])
+    plain = sum(4 * v.size for v in (*case.net.weights, *case.net.biases))
+    before = case.net.accuracy(*case.report)
+    row = {
+        "network": case.kind,
+        "data": case.data,
+        "method": method,
+        "accuracy_before": before,
+        "accuracy": size["accuracy"](case.report),
+        "weights_left": small.kept,
+        "weights": sum(w.size for w in case.net.weights),
+        "bytes_float32": plain,
+        "bytes": size["file"],
+        "ratio": plain / size["file"],
+        "ratio_relative_huffman": plain / size["huffman"],
+        "ratio_zlib_int8": plain / zlib_of_int8(case.net),
+        "bytes_dlc": size["dlc"],
+        "parts": size["parts"],
+    }
+    row["drop_points"] = before - row["accuracy"]
+    cells = [case.kind, case.data, method, f"{before:.2f}", f"{row['accuracy']:.2f}"]
+    cells += [f"{100 * small.kept / row['weights']:.1f} %", f"{size['file']:,}", f"{row['ratio']:.1f}"]
+    cells += [f"{row[key]:.1f}" for key in ("ratio_relative_huffman", "ratio_zlib_int8")]
+    print(table_row([*cells, f"{size['dlc']:,}"]), flush=True)
+    print(f"  parts: {size['parts']}")
+    return row
+
+
+def search(case: Case, method: str, bits: int, turns: int) -> Small | None:
+    """The highest price of a bit at which accuracy is kept."""
+    least = case.net.accuracy(*case.choose) - ALLOWED
+    low, high = (float(np.log(price)) for price in PRICES)
+    best = None
+    for _ in range(turns):
+        middle = (low + high) / 2
+        small = compressed(case, method, bits, float(np.exp(middle)))
+        if small.net.accuracy(*case.choose) >= least - 1e-9:
+            best, low = small, middle
+        else:
+            high = middle
+    return best
+
+
+def compressed(case: Case, method: str, bits: int, price: float) -> Small:
+    images = case.fit[0][:5000]
+    by = "magnitude" if method == "magnitude" else "obs"
+    if by not in case.paths:
+        case.paths[by] = levels(case.net, images, case.fit[0][5000:6000], by)
+    masks = chosen(case.paths[by], price)
+    net = pruned(case.net, masks, images, by)
+    if method == "retrained":
+        shaped = [mask.reshape(w.shape) for mask, w in zip(masks, net.weights, strict=True)]
+        count = min(len(case.fit[0]), 20_000)
+        train(
+            net,
+            *(part[:count] for part in case.fit),
+            2 if case.data == "fashion" else 5,
+            5e-4,
+            0,
+            lambda gradients: [g * mask for g, mask in zip(gradients, shaped, strict=True)],
+        )
+    share = dlcomp.ShareWeights(bits=bits, repair=by == "obs")
+    model = dlcomp.load(net.proto(), {"image": (BATCH, 1, 28, 28)})
+    small = model.compress(share, calibration=images[:3000])
+    nodes = [node for node in small.source.graph.node if node.op_type in ("Conv", "Gemm")]
+    stored = {t.name: numpy_helper.to_array(t) for t in small.source.graph.initializer}
+    made = Net(case.kind, *([stored[node.input[place]] for node in nodes] for place in (1, 2)))
+    return Small(made, small, sum(int(np.count_nonzero(w)) for w in made.weights))
+
+
+def sizes(small: Small) -> dict[str, Any]:
+    """The file on disk, opened again: bytes by member and purpose, and a function for its accuracy."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = small.model.compile("host").save(Path(folder) / "small.dlc")
+        with zipfile.ZipFile(path) as archive:
+            members = {entry.filename: entry.file_size for entry in archive.infolist()}
+        total, artifact = path.stat().st_size, dlcomp.open(path)
+
+    def accuracy(split: Split) -> float:
+        images, labels = split
+        right = 0
+        for start in range(0, len(images), BATCH):
+            logits = artifact.run({"image": images[start : start + BATCH]})["logits"]
+            right += int((logits.argmax(axis=1) == labels[start : start + BATCH]).sum())
+        return 100 * right / len(images)
+
+    parts: dict[str, int] = {"plain (biases)": members.get("weights.bin", 0)}
+    huffman = parts["plain (biases)"]
+    for array, weight in zip(artifact.weights, artifact.manifest.weights, strict=True):
+        if weight.coded:
+            huffman += len(encode(array, [("huffman distances", "huffman")]).data)
+            for part, size in encode(array).parts.items():
+                parts[part] = parts.get(part, 0) + size
+    file = members["weights.coded"] + members.get("weights.bin", 0)
+    assert sum(parts.values()) == file
+    return {"file": file, "parts": parts, "huffman": huffman, "dlc": total, "accuracy": accuracy}
+
+
+def zlib_of_int8(net: Net) -> int:
+    """What compressing a file of plain 8-bit weights gives, with biases of 32 bits."""
+    plain = b""
+    for weight in net.weights:
+        plain += np.rint(weight * (127 / np.abs(weight).max())).astype(np.int8).tobytes()
+    return len(zlib.compress(plain, 9)) + sum(4 * bias.size for bias in net.biases)
+
+
+if __name__ == "__main__":
+    run(main)
