@@ -1,7 +1,7 @@
 """LeNet-300-100 and LeNet-5 as small as they go at 0.3 points: pruned, shared and coded, in real files.
 
-On Fashion-MNIST (the networks of ``benchmarks/fashion``; levels are chosen on half of the test images, accuracy
-is that of the other half) and, with ``--mnist FOLDER`` (``t10k-*.gz`` of MNIST), on networks trained here on
+On Fashion-MNIST (the networks of ``benchmarks/fashion``; levels are chosen on half of the test images and
+reported on the other half) and, with ``--mnist FOLDER`` (``t10k-*.gz`` of MNIST), on networks trained here on
 8,000 of those images, with 1,000 to choose levels and 1,000 to report. Nothing is trained after pruning, but
 with ``--retrain``. Sizes are those of the members of a ``.dlc`` that hold weights; everything in them counts.
 """

@@ -23,7 +23,7 @@ _EVERY = 7
 
 @dataclass(frozen=True)
 class Level:
-    """One layer with a share of its weights: which, what the logits lose, and about how many bits it takes."""
+    """One layer with a share of its weights: which, what the logits lose, and about how many bits that is."""
 
     mask: np.ndarray
     loss: float

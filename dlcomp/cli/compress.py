@@ -34,7 +34,7 @@ def command(
     json: Json = None,
     verbose: Verbose = 0,
 ) -> int:
-    """Make a network smaller: quantize."""
+    """Make a network smaller: lowrank, quantize, share."""
     import dlcomp
     from dlcomp.compress.recipe import parse
     from dlcomp.errors import UsageError

@@ -246,6 +246,9 @@ class Artifact:
         lines += [f"  output  {spec}" for spec in self.signature.outputs]
         lines.append(f"  code    {code / 1024:.0f} KiB, {len(self.kernels)} kernels")
         lines.append(f"  weights {data / 2**20:.2f} MiB in {len(self.weights)} tensors")
+        if coded := sum(weight.coded for weight in self.manifest.weights):
+            plain = sum(weight.bytes for weight in self.manifest.weights if weight.coded)
+            lines.append(f"  coded   {coded / 1024:.1f} KiB in the file for {plain / 1024:.1f} KiB")
         lines += [f"  after   {step.name}" for step in self.manifest.history]
         return "\n".join(lines)
 
