@@ -1,4 +1,4 @@
-"""Low rank on the networks of ``benchmarks/fashion``: what data-aware factors save, and the accuracy they keep.
+"""Low rank on the networks of ``benchmarks/fashion``: what data-aware factors save and keep.
 
 First, parameters at an equal error of each layer's outputs on 2,000 images that no factor was fitted to, for
 plain and for whitened singular values. Then the accuracy on the 10,000 test images against the parameters
