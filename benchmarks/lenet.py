@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import tempfile
-import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,13 +25,16 @@ from onnx import numpy_helper
 
 import dlcomp
 from dlcomp.runtime.coding import encode
+from dlcomp.runtime.coding.account import account
 
 NETWORKS = Path(__file__).parent / "fashion"
 KINDS = ("lenet300", "lenet5")
-# Points lost on the images that choose the level: what is chosen by few images loses more on others, which may
+# Points lost on the images that choose the level. What few images choose loses more on others, which may
 # lose 0.3.
 ALLOWED = 0.1
 PRICES = {"magnitude": (1e-7, 1e-4), "obs": (3e-7, 3e-5), "retrained": (1e-5, 1e-3)}
+# Bits of the codebooks that are tried.
+CODEBOOKS = {"magnitude": (4, 5, 6), "obs": (3, 4), "retrained": (3,)}
 BATCH = 1
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -122,8 +124,10 @@ def mnist(folder: Path, part: str) -> np.ndarray:
 
 def measured(case: Case, method: str, quick: bool) -> dict[str, Any]:
     """The smallest file of all codebooks that loses no more than is allowed."""
-    codebooks = (3,) if quick or method == "retrained" else (3, 4)
-    found = [search(case, method, bits, 3 if quick or method == "retrained" else 5) for bits in codebooks]
+    turns = 3 if quick or method == "retrained" else 5
+    found = [
+        search(case, method, bits, turns) for bits in (CODEBOOKS[method][:1] if quick else CODEBOOKS[method])
+    ]
     sized = [(small, sizes(small)) for small in found if small is not None]
     if not sized:
         raise SystemExit(f"{case.kind} on {case.data}: no level of {method} loses as little as is allowed")
@@ -151,7 +155,6 @@ def measured(case: Case, method: str, quick: bool) -> dict[str, Any]:
     cells += [f"{100 * small.kept / row['weights']:.1f} %", f"{size['file']:,}", f"{row['ratio']:.1f}"]
     cells += [f"{row[key]:.1f}" for key in ("ratio_relative_huffman", "ratio_zlib_int8")]
     print(table_row([*cells, f"{size['dlc']:,}"]), flush=True)
-    print(f"  parts: {size['parts']}")
     return row
 
 
@@ -201,9 +204,7 @@ def sizes(small: Small) -> dict[str, Any]:
     """The file on disk, opened again: bytes by member and purpose, and a function for its accuracy."""
     with tempfile.TemporaryDirectory() as folder:
         path = small.model.compile("host").save(Path(folder) / "small.dlc")
-        with zipfile.ZipFile(path) as archive:
-            members = {entry.filename: entry.file_size for entry in archive.infolist()}
-        total, artifact = path.stat().st_size, dlcomp.open(path)
+        found, artifact = account(path), dlcomp.open(path)
 
     def accuracy(split: Split) -> float:
         images, labels = split
@@ -213,16 +214,17 @@ def sizes(small: Small) -> dict[str, Any]:
             right += int((logits.argmax(axis=1) == labels[start : start + BATCH]).sum())
         return 100 * right / len(images)
 
-    parts: dict[str, int] = {"plain (biases)": members.get("weights.bin", 0)}
-    huffman = parts["plain (biases)"]
+    huffman = found.members.get("weights.bin", 0)
     for array, weight in zip(artifact.weights, artifact.manifest.weights, strict=True):
         if weight.coded:
             huffman += len(encode(array, [("huffman distances", "huffman")]).data)
-            for part, size in encode(array).parts.items():
-                parts[part] = parts.get(part, 0) + size
-    file = members["weights.coded"] + members.get("weights.bin", 0)
-    assert sum(parts.values()) == file
-    return {"file": file, "parts": parts, "huffman": huffman, "dlc": total, "accuracy": accuracy}
+    return {
+        "file": found.weight_bytes,
+        "parts": found.parts,
+        "huffman": huffman,
+        "dlc": found.file,
+        "accuracy": accuracy,
+    }
 
 
 def zlib_of_int8(net: Net) -> int:

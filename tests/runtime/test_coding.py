@@ -20,6 +20,7 @@ from dlcomp.errors import ArtifactError
 from dlcomp.runtime import storage
 from dlcomp.runtime.artifact import Artifact
 from dlcomp.runtime.coding import decode, encode, huffman, rans
+from dlcomp.runtime.coding.account import account
 from dlcomp.runtime.coding.places import fill
 from dlcomp.runtime.coding.stream import Reader, Writer, pack, unpack
 from dlcomp.runtime.coding.tensor import PLACES, VALUES
@@ -238,6 +239,20 @@ def test_an_artifact_with_coded_weights(coded: Path, tmp_path: Path) -> None:
     # From a file without coded weights come the same coded ones.
     plain.save(tmp_path / "again.dlc", coded=True)
     assert members(tmp_path / "again.dlc")[storage.CODED] == members(coded)[storage.CODED]
+
+
+def test_every_byte_has_a_purpose(coded: Path, saved: Path) -> None:
+    found = account(coded)
+    assert sum(found.parts.values()) == found.file == coded.stat().st_size
+    assert {name: len(data) for name, data in members(coded).items()} == found.members
+    parts = {part: size for part, size in found.parts.items() if part.startswith("coded ")}
+    assert sum(parts.values()) == len(members(coded)[storage.CODED])
+    # Three values of a float32 in the palette of the matrix, as many or fewer in that of the bias.
+    assert 12 < parts["coded palette"] <= 24
+    assert found.weight_bytes == sum(parts.values()) + found.parts.get("plain weights", 0)
+    plain = account(saved)
+    assert sum(plain.parts.values()) == saved.stat().st_size
+    assert plain.weights == ()
 
 
 def test_files_without_coded_weights_are_as_before(artifact: Artifact, tmp_path: Path) -> None:
