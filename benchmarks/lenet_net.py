@@ -61,8 +61,10 @@ class Net:
         """In percent."""
         return 100 * float(np.mean(self.logits(images).argmax(axis=1) == labels))
 
-    def gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Those of the mean cross-entropy, for weights and biases."""
+    def gradients(
+        self, images: np.ndarray, labels: np.ndarray
+    ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        """Those of the mean cross-entropy, for weights, biases and what layers make, (N * H * W, O)."""
         logits, seen = self.forward(images)
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
@@ -70,6 +72,7 @@ class Net:
         back = shares / len(labels)
         weights: list[np.ndarray] = []
         biases: list[np.ndarray] = []
+        outputs: list[np.ndarray] = []
         for number in range(len(self.weights) - 1, -1, -1):
             weight, inputs = self.weights[number], seen[number]
             if weight.ndim == 4:
@@ -78,6 +81,7 @@ class Net:
             flat = back.reshape(-1, len(weight))
             weights.append((flat.T @ inputs.reshape(-1, inputs.shape[-1])).reshape(weight.shape))
             biases.append(flat.sum(axis=0))
+            outputs.append(flat)
             if number == 0:
                 break
             back = back @ weight.reshape(len(weight), -1)
@@ -87,7 +91,23 @@ class Net:
                 back = back.reshape(-1, 50, 4, 4)
             else:
                 back = back * (inputs > 0)
-        return weights[::-1], biases[::-1]
+        return weights[::-1], biases[::-1], outputs[::-1]
+
+    def sensitivities(self, images: np.ndarray) -> list[np.ndarray]:
+        """How much the loss minds a change of what each layer makes, (O,): the Fisher information of each.
+
+        The mean square of the gradient for labels that are drawn as the network itself predicts them.
+        """
+        random = np.random.default_rng(0)
+        found = [np.zeros(len(weight)) for weight in self.weights]
+        for start in range(0, len(images), 500):
+            part = images[start : start + 500]
+            logits = self.logits(part)
+            # The largest of logits with noise of this kind is drawn by their softmax.
+            labels = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
+            for sums, outputs in zip(found, self.gradients(part, labels)[2], strict=True):
+                sums += (outputs.astype(np.float64) ** 2).sum(axis=0)
+        return found
 
     def proto(self) -> onnx.ModelProto:
         """As ONNX, for any number of images."""
@@ -155,7 +175,7 @@ def train(
     steps = epochs * (len(images) // _BATCH)
     for step in range(steps):
         picked = random.integers(0, len(images), _BATCH)
-        weights, biases = net.gradients(_moved(images[picked], random), labels[picked])
+        weights, biases, _ = net.gradients(_moved(images[picked], random), labels[picked])
         now = rate * 0.5 * (1 + np.cos(np.pi * step / steps))
         for v, m, s, g in zip(values, first, second, [*project(weights), *biases], strict=True):
             m += 0.1 * (g - m)

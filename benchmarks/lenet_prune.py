@@ -1,7 +1,7 @@
 """Pruning without training: the optimal brain surgeon, layer by layer and then in order; for ``lenet.py``.
 
-A weight's removal costs w^2 / [H^-1]_ii, H being the second moment of the layer's inputs among the weights of
-its row that are left (Hassibi and Stork, 1993). The rest of the row is the least-squares solution, at the end
+A weight's removal costs f w^2 / [H^-1]_ii, H being the covariance of the layer's inputs among the weights of its
+row that are left (Hassibi and Stork, 1993), and f the Fisher information of the row's output. The rest of the row is the least-squares solution, at the end
 from the inputs that the pruned network itself computes, to what the whole one computes.
 """
 
@@ -23,7 +23,7 @@ _EVERY = 7
 
 @dataclass(frozen=True)
 class Level:
-    """One layer with a share of its weights: which, what the logits lose, and about how many bits that is."""
+    """One layer with a share of its weights: which, how far its answers are off, and about how many bits that is."""
 
     mask: np.ndarray
     loss: float
@@ -71,7 +71,8 @@ def statistics(whole: Net, pruned: Net, images: np.ndarray, layer: int) -> Stati
 
 def levels(net: Net, images: np.ndarray, probe: np.ndarray, method: str) -> list[list[Level]]:
     """What each layer can be, alone; ``method`` is ``obs`` or ``magnitude``; the loss is on ``probe``."""
-    right = net.logits(probe)
+    right = shares(net.logits(probe))
+    minded = net.sensitivities(probe)
     found = []
     for layer, weight in enumerate(net.weights):
         matrix = weight.reshape(len(weight), -1).astype(np.float64)
@@ -87,13 +88,13 @@ def levels(net: Net, images: np.ndarray, probe: np.ndarray, method: str) -> list
                 mask = np.abs(matrix) >= np.sort(np.abs(matrix), axis=None)[-count]
                 made = matrix * mask
             else:
-                mask = _strongest(left, covariance, mask, count)
+                mask = _strongest(left, covariance, mask, count, minded[layer])
                 left = made = solved(matrix @ covariance, covariance, mask)
             trial = net.copy()
             trial.weights[layer] = made.reshape(weight.shape).astype(np.float32)
             if method == "obs":
                 trial.biases[layer] = (net.biases[layer] + (matrix - made) @ mean).astype(np.float32)
-            loss = float(((trial.logits(probe) - right) ** 2).mean())
+            loss = float((right * np.log(right / shares(trial.logits(probe)))).sum(axis=1).mean())
             # A weight that stays takes about three bits, and its place about log2(e / density).
             some.append(Level(mask, loss, count * (3 + np.log2(np.e / density))))
         found.append(some)
@@ -134,7 +135,16 @@ def solved(target: np.ndarray, covariance: np.ndarray, mask: np.ndarray) -> np.n
     return made
 
 
-def _strongest(matrix: np.ndarray, covariance: np.ndarray, mask: np.ndarray, count: int) -> np.ndarray:
+def shares(logits: np.ndarray) -> np.ndarray:
+    """The softmax (N, 10), nothing quite zero."""
+    made = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    made = made / made.sum(axis=1, keepdims=True) + 1e-9
+    return np.asarray(made / made.sum(axis=1, keepdims=True))
+
+
+def _strongest(
+    matrix: np.ndarray, covariance: np.ndarray, mask: np.ndarray, count: int, minded: np.ndarray
+) -> np.ndarray:
     """The ``count`` weights whose removal would cost most."""
     cost = np.full(matrix.shape, -1.0)
     shared = np.diag(np.linalg.inv(covariance)) if mask.all() else None
@@ -146,6 +156,6 @@ def _strongest(matrix: np.ndarray, covariance: np.ndarray, mask: np.ndarray, cou
             diagonal = shared
         else:
             diagonal = np.diag(np.linalg.inv(covariance[np.ix_(places, places)]))
-        cost[row, places] = matrix[row, places] ** 2 / diagonal
+        cost[row, places] = (minded[row] + 1e-12) * matrix[row, places] ** 2 / diagonal
     least = np.partition(cost, -count, axis=None)[-count] if count else np.inf
     return np.asarray((cost >= least) & mask)
