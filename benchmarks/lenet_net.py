@@ -6,7 +6,7 @@ and 10. ReLU stands between dense layers only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,14 +62,14 @@ class Net:
         return 100 * float(np.mean(self.logits(images).argmax(axis=1) == labels))
 
     def gradients(
-        self, images: np.ndarray, labels: np.ndarray
+        self, images: np.ndarray, targets: np.ndarray
     ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-        """Those of the mean cross-entropy, for weights, biases and what layers make, (N * H * W, O)."""
+        """Those of the mean cross-entropy, for weights, biases and what layers make, (N * H * W, O).
+
+        ``targets`` (N, 10) are probabilities.
+        """
         logits, seen = self.forward(images)
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-        shares[np.arange(len(labels)), labels] -= 1
-        back = shares / len(labels)
+        back = ((shares(logits) - targets) / len(targets)).astype(logits.dtype)
         weights: list[np.ndarray] = []
         biases: list[np.ndarray] = []
         outputs: list[np.ndarray] = []
@@ -105,7 +105,7 @@ class Net:
             logits = self.logits(part)
             # The largest of logits with noise of this kind is drawn by their softmax.
             labels = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
-            for sums, outputs in zip(found, self.gradients(part, labels)[2], strict=True):
+            for sums, outputs in zip(found, self.gradients(part, np.eye(10)[labels])[2], strict=True):
                 sums += (outputs.astype(np.float64) ** 2).sum(axis=0)
         return found
 
@@ -163,11 +163,12 @@ def train(
     epochs: int,
     rate: float,
     seed: int,
-    project: Callable[[list[np.ndarray]], Sequence[np.ndarray]] = lambda gradients: gradients,
+    masks: Sequence[np.ndarray] | None = None,
+    teacher: Net | None = None,
 ) -> None:
     """Adam with a falling rate on images that are moved by up to a pixel; changes ``net``.
 
-    ``project`` is what becomes of the gradients of the weights: those that are to stay zero get none.
+    Weights outside of ``masks`` stay as they are. With a ``teacher``, its answers are learned.
     """
     random = np.random.default_rng(seed)
     values = [*net.weights, *net.biases]
@@ -175,13 +176,24 @@ def train(
     steps = epochs * (len(images) // _BATCH)
     for step in range(steps):
         picked = random.integers(0, len(images), _BATCH)
-        weights, biases, _ = net.gradients(_moved(images[picked], random), labels[picked])
+        moved = _moved(images[picked], random)
+        targets = np.eye(10)[labels[picked]] if teacher is None else shares(teacher.forward(moved)[0])
+        weights, biases, _ = net.gradients(moved, targets)
+        if masks is not None:
+            weights = [gradient * mask for gradient, mask in zip(weights, masks, strict=True)]
         now = rate * 0.5 * (1 + np.cos(np.pi * step / steps))
-        for v, m, s, g in zip(values, first, second, [*project(weights), *biases], strict=True):
+        for v, m, s, g in zip(values, first, second, [*weights, *biases], strict=True):
             m += 0.1 * (g - m)
             s += 0.001 * (g * g - s)
             unbiased = m / (1 - 0.9 ** (step + 1))
             v -= now * unbiased / (np.sqrt(s / (1 - 0.999 ** (step + 1))) + 1e-8)
+
+
+def shares(logits: np.ndarray) -> np.ndarray:
+    """The softmax (N, 10), nothing quite zero."""
+    made = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    made = made / made.sum(axis=1, keepdims=True) + 1e-9
+    return np.asarray(made / made.sum(axis=1, keepdims=True))
 
 
 def _moved(images: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Pruning without training: the optimal brain surgeon, layer by layer and then in order; for ``lenet.py``.
 
-A weight's removal costs f w^2 / [H^-1]_ii, H being the covariance of the layer's inputs among the weights of its
-row that are left (Hassibi and Stork, 1993), and f the Fisher information of the row's output. The rest of the row is the least-squares solution, at the end
-from the inputs that the pruned network itself computes, to what the whole one computes.
+A weight's removal costs f w^2 / [H^-1]_ii, H being the covariance of the layer's inputs among the weights of
+its row that are left (Hassibi and Stork, 1993), and f the Fisher information of the row's output. The rest of
+the row is the least-squares solution, at the end from the inputs that the pruned network itself computes, to
+what the whole one computes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from lenet_net import Net
+from lenet_net import Net, shares
 
 # Shares of weights that remain, one after the other.
 DENSITIES = (0.5, 0.4, 0.32, 0.26, 0.21, 0.17, 0.14, 0.115, 0.095, 0.08, 0.065, 0.054, 0.045, 0.037, 0.03,
@@ -23,7 +24,7 @@ _EVERY = 7
 
 @dataclass(frozen=True)
 class Level:
-    """One layer with a share of its weights: which, how far its answers are off, and about how many bits that is."""
+    """One layer with a share of its weights: which, how far off the answers are, about how many bits."""
 
     mask: np.ndarray
     loss: float
@@ -94,7 +95,7 @@ def levels(net: Net, images: np.ndarray, probe: np.ndarray, method: str) -> list
             trial.weights[layer] = made.reshape(weight.shape).astype(np.float32)
             if method == "obs":
                 trial.biases[layer] = (net.biases[layer] + (matrix - made) @ mean).astype(np.float32)
-            loss = float((right * np.log(right / shares(trial.logits(probe)))).sum(axis=1).mean())
+            loss = divergence(right, trial, probe)
             # A weight that stays takes about three bits, and its place about log2(e / density).
             some.append(Level(mask, loss, count * (3 + np.log2(np.e / density))))
         found.append(some)
@@ -135,11 +136,9 @@ def solved(target: np.ndarray, covariance: np.ndarray, mask: np.ndarray) -> np.n
     return made
 
 
-def shares(logits: np.ndarray) -> np.ndarray:
-    """The softmax (N, 10), nothing quite zero."""
-    made = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    made = made / made.sum(axis=1, keepdims=True) + 1e-9
-    return np.asarray(made / made.sum(axis=1, keepdims=True))
+def divergence(right: np.ndarray, net: Net, images: np.ndarray) -> float:
+    """The mean relative entropy of the predictions of ``net`` to the ``right`` ones (N, 10), in nats."""
+    return float((right * np.log(right / shares(net.logits(images)))).sum(axis=1).mean())
 
 
 def _strongest(
