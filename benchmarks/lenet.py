@@ -3,7 +3,8 @@
 On Fashion-MNIST (the networks of ``benchmarks/fashion``; levels are chosen on training images without labels)
 and, with ``--mnist FOLDER`` (``t10k-*.gz`` of MNIST), on networks trained here on 8,000 of those images, with
 1,000 to choose levels and 1,000 to report. Nothing is trained after pruning, but with ``--retrain``, where
-what is left learns the answers of the whole network. Sizes are those of the members of a ``.dlc`` that hold weights; everything in them counts.
+what is left learns the answers of the whole network. Sizes are those of the members of a ``.dlc`` that hold
+weights; everything in them counts.
 """
 
 from __future__ import annotations
@@ -102,9 +103,8 @@ def cases(arguments: Any, kinds: tuple[str, ...]) -> Iterator[Case]:
     others = fashion("train")
     for kind in kinds:
         net = read(kind, NETWORKS / f"{kind}.onnx")
-        yield Case(
-            "fashion", kind, net, others, (images[:5000], labels[:5000]), (images[5000:], labels[5000:])
-        )
+        fit, choose = ((others[0][part], others[1][part]) for part in (slice(0, 55000), slice(55000, None)))
+        yield Case("fashion", kind, net, fit, choose, (images, labels))
     if arguments.mnist is None:
         return
     images, labels = (mnist(arguments.mnist, part) for part in ("images-idx3", "labels-idx1"))
