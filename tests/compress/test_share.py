@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dlcomp
+from dlcomp import cli
 from dlcomp.compress.codebook.assign import assign, damped, refitted
 from dlcomp.compress.codebook.kmeans import _lloyd, centroids_of, nearest
 from dlcomp.compress.recipe import parse
@@ -181,6 +183,24 @@ def test_what_is_kept_and_what_two_layers_read() -> None:
     small = dlcomp.load(network).compress(dlcomp.ShareWeights(bits=2, keep=("two",)))
     sizes = [len(np.unique(networks.numpy_helper.to_array(t))) for t in small.source.graph.initializer]
     assert sorted(sizes) == [4, 81]
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file at once, or by way of ONNX: the same coded weights, and an account of the bytes."""
+    source = FASHION / "lenet300.onnx"
+    small, direct, later = (tmp_path / name for name in ("small.onnx", "direct.dlc", "later.dlc"))
+    command = ["compress", str(source), "--shape", "image:1,1,28,28", "--pass", "share:bits=3", "--json", "-"]
+    assert cli.main([*command, "-o", str(direct)]) == 0
+    parts = json.loads(capsys.readouterr().out)["parts"]
+    assert sum(parts.values()) == direct.stat().st_size
+    # 266,200 weights of at most three bits.
+    assert parts["coded values"] <= 266_200 * 3 / 8
+    assert cli.main([*command, "-o", str(small)]) == 0
+    assert cli.main(["compile", str(small), "--coded", "-o", str(later)]) == 0
+    found = [dlcomp.open(path) for path in (direct, later)]
+    assert found[0].manifest.members[storage.CODED] == found[1].manifest.members[storage.CODED]
+    assert cli.main(["compile", str(small), "-o", str(later)]) == 0
+    assert storage.CODED not in dlcomp.open(later).manifest.members
 
 
 @pytest.mark.parametrize(("text", "reason"), [
