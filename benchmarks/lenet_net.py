@@ -19,6 +19,7 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
     "lenet5": [(20, 1, 5, 5), (50, 20, 5, 5), (500, 800), (10, 500)],
 }
 _BATCH = 64
+_PART = 500
 
 
 @dataclass
@@ -32,30 +33,38 @@ class Net:
     def copy(self) -> Net:
         return Net(self.kind, [w.copy() for w in self.weights], [b.copy() for b in self.biases])
 
-    def forward(self, images: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Logits (N, 10), and what each layer multiplies its weight with: (N, I) or (N, H, W, I * 25)."""
+    def forward(self, images: np.ndarray, until: int | None = None) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Logits (N, 10), and what each layer multiplies its weight with: (N, I) or (N, H, W, I * 25).
+
+        With ``until`` the layers behind that one are left out, and the logits are not logits.
+        """
         value, seen = images, []
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             last = number + 1 == len(self.weights)
             if weight.ndim == 4:
                 value = _patches(value)
                 seen.append(value)
+                if number == until:
+                    break
                 made = value @ weight.reshape(len(weight), -1).T + bias
                 value = _pooled(made).transpose(0, 3, 1, 2)
             else:
                 value = value.reshape(len(value), -1)
                 seen.append(value)
+                if number == until:
+                    break
                 value = value @ weight.T + bias
                 value = value if last else np.maximum(value, 0)
         return value, seen
 
-    def batches(self, images: np.ndarray, size: int = 500) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """:meth:`forward` of parts of ``images``."""
-        for start in range(0, len(images), size):
-            yield self.forward(images[start : start + size])
+    def inputs(self, images: np.ndarray, layer: int) -> Iterator[np.ndarray]:
+        """What ``layer`` multiplies its weight with, for parts of ``images``."""
+        for start in range(0, len(images), _PART):
+            yield self.forward(images[start : start + _PART], layer)[1][layer]
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        return np.concatenate([logits for logits, _ in self.batches(images)])
+        parts = range(0, len(images), _PART)
+        return np.concatenate([self.forward(images[start : start + _PART])[0] for start in parts])
 
     def accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:
         """In percent."""

@@ -28,7 +28,7 @@ NETWORKS = Path(__file__).parent / "fashion"
 NAMES = ("lenet300", "lenet5", "resnet8", "dscnn", "lstm")
 BATCH = 100
 ERRORS = (0.1, 0.03, 0.01)
-TARGETS = (0.8, 0.6, 0.5, 0.4, 0.3)
+TARGETS = (0.75, 0.5, 0.35)
 METHODS: dict[str, dict[str, Any]] = {
     "plain": {"method": "svd", "data": False},
     "whitened": {"method": "whitened"},
