@@ -2,7 +2,7 @@
 
 On Fashion-MNIST (the networks of ``benchmarks/fashion``; levels are chosen on training images without labels)
 and, with ``--mnist FOLDER`` (``t10k-*.gz`` of MNIST), on networks trained here on 8,000 of those images, with
-1,000 to choose levels and 1,000 to report. Nothing is trained after pruning, but with ``--retrain``, where
+1,000 to choose levels and 1,000 to report. Nothing is trained after pruning but by ``retrained``, where
 what is left learns the answers of the whole network. Sizes are those of the members of a ``.dlc`` that hold
 weights; everything in them counts.
 """
@@ -68,16 +68,17 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="of lenet300, lenet5; both by default")
     parser.add_argument("--mnist", type=Path, metavar="FOLDER", help="where MNIST's t10k-*.gz are")
     parser.add_argument("--seeds", type=int, default=3, help="networks of each kind trained on MNIST")
-    parser.add_argument("--retrain", action="store_true", help="also train what is left after pruning")
+    parser.add_argument(
+        "--data", nargs="+", choices=("fashion", "mnist"), help="all that are there by default"
+    )
+    parser.add_argument("--methods", nargs="+", choices=tuple(PRICES), help="magnitude and obs by default")
     arguments = parser.parse_args()
     kinds = tuple(arguments.networks) or (KINDS[:1] if arguments.quick else KINDS)
     names = ["network", "data", "method", "before %", "after %", "weights left", "file", "ratio"]
     print(header(*names, "relative index + Huffman", "zlib of int8", "whole .dlc"))
     rows: list[dict[str, Any]] = []
     for case in cases(arguments, kinds):
-        methods = ["magnitude", "obs"] if not arguments.quick else ["obs"]
-        methods += ["retrained"] if arguments.retrain else []
-        for method in methods:
+        for method in arguments.methods or (["obs"] if arguments.quick else ["magnitude", "obs"]):
             rows.append(measured(case, method, arguments.quick))
     finish(rows, summary(rows, kinds), arguments.json)
 
@@ -100,13 +101,14 @@ def summary(rows: list[dict[str, Any]], kinds: tuple[str, ...]) -> dict[str, flo
 
 
 def cases(arguments: Any, kinds: tuple[str, ...]) -> Iterator[Case]:
+    wanted = arguments.data or ("fashion", "mnist")
     images, labels = fashion("t10k")
     others = fashion("train")
-    for kind in kinds:
+    for kind in kinds if "fashion" in wanted else ():
         net = read(kind, NETWORKS / f"{kind}.onnx")
         fit, choose = ((others[0][part], others[1][part]) for part in (slice(0, 55000), slice(55000, None)))
         yield Case("fashion", kind, net, fit, choose, (images, labels))
-    if arguments.mnist is None:
+    if arguments.mnist is None or "mnist" not in wanted:
         return
     images, labels = (mnist(arguments.mnist, part) for part in ("images-idx3", "labels-idx1"))
     pixels, digits = (images[16:].reshape(-1, 1, 28, 28) / np.float32(255)), labels[8:].astype(np.int64)
