@@ -195,9 +195,16 @@ def compressed(case: Case, method: str, bits: int, price: float) -> Small:
             shaped,
             case.net,
         )
-    share = dlcomp.ShareWeights(bits=bits, repair=by == "obs")
-    model = dlcomp.load(net.proto(), {"image": (BATCH, 1, 28, 28)})
-    small = model.compress(share, calibration=images)
+    small = dlcomp.load(net.proto(), {"image": (BATCH, 1, 28, 28)})
+    filters, dense = (
+        "|".join(f"^layer{n}$" for n, w in enumerate(net.weights) if w.ndim == ndim) for ndim in (4, 2)
+    )
+    if filters:
+        # Few weights that are used often: larger codebooks cost little, as in Deep Compression.
+        share = dlcomp.ShareWeights(bits=bits + 2, repair=by == "obs", keep=(dense,))
+        small = small.compress(share, calibration=images)
+    share = dlcomp.ShareWeights(bits=bits, repair=by == "obs", keep=(filters,) if filters else ())
+    small = small.compress(share, calibration=images)
     nodes = [node for node in small.source.graph.node if node.op_type in ("Conv", "Gemm")]
     stored = {t.name: numpy_helper.to_array(t) for t in small.source.graph.initializer}
     made = Net(case.kind, *([stored[node.input[place]] for node in nodes] for place in (1, 2)))
