@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dlcomp.compress.channels import PruneChannels
+    from dlcomp.compress.codebook import ShareWeights
+    from dlcomp.compress.lowrank import LowRank
     from dlcomp.compress.quantize import Quantize
     from dlcomp.compress.sparsify import Sparsify
     from dlcomp.errors import DlcompError
@@ -21,9 +23,11 @@ __version__ = "0.1.0"
 __all__ = [
     "Artifact",
     "DlcompError",
+    "LowRank",
     "Model",
     "PruneChannels",
     "Quantize",
+    "ShareWeights",
     "Sparsify",
     "Target",
     "__version__",
@@ -37,9 +41,11 @@ __all__ = [
 _HOME = {
     "Artifact": "dlcomp.runtime.artifact",
     "DlcompError": "dlcomp.errors",
+    "LowRank": "dlcomp.compress.lowrank",
     "Model": "dlcomp.model",
     "PruneChannels": "dlcomp.compress.channels",
     "Quantize": "dlcomp.compress.quantize",
+    "ShareWeights": "dlcomp.compress.codebook",
     "Sparsify": "dlcomp.compress.sparsify",
     "Target": "dlcomp.target",
     "load": "dlcomp.frontend",

@@ -30,6 +30,9 @@ def command(
     db: Annotated[
         Path | None, typer.Option("--db", metavar="DIR", help="What `dlcomp tune` measured on this target.")
     ] = None,
+    coded: Annotated[
+        bool, typer.Option("--coded", help="Weights of few different values in fewer bytes.")
+    ] = False,
     json: Json = None,
     verbose: Verbose = 0,
 ) -> int:
@@ -44,7 +47,7 @@ def command(
     artifact = dlcomp.load(model, parse_shapes(shape), values=values).compile(
         chosen, winograd=winograd, db=db
     )
-    artifact.save(path)
+    artifact.save(path, coded=coded)
     seconds = time.perf_counter() - begin
     report = {"artifact": str(path), "target": chosen, "bytes": path.stat().st_size, "seconds": seconds}
     report["kernels"] = origins([kernel.schedule for kernel in artifact.manifest.kernels])

@@ -34,7 +34,7 @@ def command(
     json: Json = None,
     verbose: Verbose = 0,
 ) -> int:
-    """Make a network smaller: quantize, sparsify, channels."""
+    """Make a network smaller: quantize, sparsify, channels, lowrank, share."""
     import dlcomp
     from dlcomp.compress.recipe import parse
     from dlcomp.errors import UsageError
@@ -51,7 +51,18 @@ def command(
     else:
         small.compile(target).save(path)
     seconds = time.perf_counter() - begin
+    parts: dict[str, int] = {}
+    if path.suffix == ".dlc":
+        from dlcomp.runtime.coding.account import account
+
+        parts = account(path).parts
     steps = [{"pass": s.name, "options": s.options, "effect": s.effect} for s in small.history[1:]]
-    report = {"output": str(path), "bytes": path.stat().st_size, "seconds": seconds, "passes": steps}
-    show(compression_table(small, model, path, seconds), report, json)
+    report = {
+        "output": str(path),
+        "bytes": path.stat().st_size,
+        "seconds": seconds,
+        "parts": parts,
+        "passes": steps,
+    }
+    show(compression_table(small, model, path, seconds, parts), report, json)
     return 0

@@ -13,9 +13,11 @@ from dlcomp.errors import UsageError
 
 # Where each pass is: imported when it is asked for.
 PASSES: Mapping[str, tuple[str, str]] = {
-    "quantize": ("dlcomp.compress.quantize", "Quantize"),
-    "sparsify": ("dlcomp.compress.sparsify", "Sparsify"),
     "channels": ("dlcomp.compress.channels", "PruneChannels"),
+    "lowrank": ("dlcomp.compress.lowrank", "LowRank"),
+    "quantize": ("dlcomp.compress.quantize", "Quantize"),
+    "share": ("dlcomp.compress.codebook", "ShareWeights"),
+    "sparsify": ("dlcomp.compress.sparsify", "Sparsify"),
 }
 _YES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 

@@ -10,17 +10,26 @@ from rich.table import Table
 from dlcomp.model import Model
 
 
-def compression_table(model: Model, source: Path, output: Path, seconds: float) -> Table:
-    """A line a pass: its options and its effect; then the files."""
+def compression_table(
+    model: Model, source: Path, output: Path, seconds: float, parts: Mapping[str, int]
+) -> Table:
+    """A line a pass: its options and its effect; then the files, and what the bytes of a ``.dlc`` are for."""
     table = Table(box=None, show_header=True, pad_edge=False, header_style="bold")
     for column in ("pass", "options", "effect"):
         table.add_column(column, overflow="fold")
     for step in model.history[1:]:
         options = ", ".join(f"{k}={_plain(v)}" for k, v in step.options.items())
-        table.add_row(step.name, options, ", ".join(f"{k} {_plain(v)}" for k, v in step.effect.items()))
+        table.add_row(step.name, options, ", ".join(f"{k} {_plain(v)}" for k, v in _short(step.effect)))
     sizes = f"{source.stat().st_size / 1e6:.2f} MB to {output.stat().st_size / 1e6:.2f} MB"
     table.add_row("", "", f"{source} to {output}: {sizes}, {seconds:.0f} s")
+    if parts:
+        table.add_row("", "", "bytes: " + ", ".join(f"{part} {size}" for part, size in parts.items()))
     return table
+
+
+def _short(effect: Mapping[str, object]) -> list[tuple[str, object]]:
+    """Without what there is by layer, which is for machines."""
+    return [(key, value) for key, value in effect.items() if not isinstance(value, Mapping)]
 
 
 def _plain(value: object) -> str:

@@ -204,10 +204,20 @@ class Artifact:
             return None
         return testvector.inputs_of(entry, bytes(self._files[storage.CHECK]), self.signature)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the ``.dlc`` file, all or nothing."""
+    def save(self, path: str | os.PathLike[str], *, coded: bool | None = None) -> Path:
+        """Write the ``.dlc`` file, all or nothing.
+
+        Parameters
+        ----------
+        path : path
+        coded : bool, optional
+            Write weights of few different values in fewer bytes, from which :func:`open` makes the same
+            arrays in its own memory. Without a choice, it is done for networks with shared weights.
+        """
         where = Path(path)
-        self.manifest = storage.save(where, self.manifest, self._files, self.weights)
+        if coded is None:
+            coded = any(step.name == "share" for step in self.manifest.history)
+        self.manifest = storage.save(where, self.manifest, self._files, self.weights, coded=coded)
         self.path = str(where)
         return where
 
@@ -236,6 +246,9 @@ class Artifact:
         lines += [f"  output  {spec}" for spec in self.signature.outputs]
         lines.append(f"  code    {code / 1024:.0f} KiB, {len(self.kernels)} kernels")
         lines.append(f"  weights {data / 2**20:.2f} MiB in {len(self.weights)} tensors")
+        if coded := sum(weight.coded for weight in self.manifest.weights):
+            plain = sum(weight.bytes for weight in self.manifest.weights if weight.coded)
+            lines.append(f"  coded   {coded / 1024:.1f} KiB in the file for {plain / 1024:.1f} KiB")
         lines += [f"  after   {step.name}" for step in self.manifest.history]
         return "\n".join(lines)
 

@@ -19,7 +19,8 @@ from dlcomp.errors import ArtifactError, UsageError
 from dlcomp.model import Signature, Step, TensorSpec
 from dlcomp.target import Target, required_features
 
-SCHEMA = 1
+# 2 has coded weights; what has none is still written as 1, for older readers.
+SCHEMA = 2
 FORMAT = "dlcomp-artifact"
 DTYPES = frozenset(
     f"{kind}{bits}"
@@ -34,13 +35,22 @@ _MAX_BYTES = 1 << 46
 
 @dataclass(frozen=True)
 class Weight:
-    """Where one weight lies in ``weights.bin``."""
+    """Where one weight lies in ``weights.bin``, or in ``weights.coded``.
+
+    Attributes
+    ----------
+    bytes : int
+        Of the array in memory.
+    coded : int
+        Bytes in ``weights.coded``; 0 for one that lies in ``weights.bin`` as it is.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     offset: int
     bytes: int
+    coded: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ class Manifest:
         """As stored."""
         return {
             "format": FORMAT,
-            "schema": SCHEMA,
+            "schema": 2 if any(weight.coded for weight in self.weights) else 1,
             "name": self.name,
             "versions": dict(self.versions),
             "target": self.target.to_dict(),
@@ -102,7 +112,7 @@ class Manifest:
             "options": _plain(self.options),
             "history": [_plain(asdict(step)) for step in self.history],
             "kernels": [_plain(asdict(kernel)) for kernel in self.kernels],
-            "weights": [_plain(asdict(weight)) for weight in self.weights],
+            "weights": [_of_weight(weight) for weight in self.weights],
             "check": _plain(self.check),
             "source": _plain(self.source),
             **({} if self.border is None else {"border": _plain(asdict(self.border))}),
@@ -112,6 +122,11 @@ class Manifest:
     def encode(self) -> bytes:
         """The bytes of ``manifest.json``."""
         return json.dumps(self.to_json(), indent=1).encode()
+
+
+def _of_weight(weight: Weight) -> dict[str, Any]:
+    made: dict[str, Any] = _plain(asdict(weight))
+    return made if weight.coded else {key: value for key, value in made.items() if key != "coded"}
 
 
 def _plain(value: Any) -> Any:
@@ -219,7 +234,7 @@ def _weight(raw: Mapping[str, Any]) -> Weight:
         raise ArtifactError(
             f"manifest.json is damaged: weight {raw['name']!r} of {raw['bytes']} bytes, not {size}"
         )
-    return Weight(_text(raw["name"]), dtype, shape, _size(raw["offset"]), size)
+    return Weight(_text(raw["name"]), dtype, shape, _size(raw["offset"]), size, _size(raw.get("coded", 0)))
 
 
 def _shape(raw: Sequence[Any], dtype: Any) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from dlcomp.errors import ArtifactError, UsageError
 from dlcomp.runtime import compat, container
 from dlcomp.runtime.manifest import Manifest, Member, Weight, parse
 
-MANIFEST, WEIGHTS, CHECK = "manifest.json", "weights.bin", "check.npz"
+MANIFEST, WEIGHTS, CODED, CHECK = "manifest.json", "weights.bin", "weights.coded", "check.npz"
 
 # ONNX networks on strings, which the host runs around the program.
 BEFORE, AFTER = "text/before.onnx", "text/after.onnx"
@@ -23,7 +23,9 @@ BEFORE, AFTER = "text/before.onnx", "text/after.onnx"
 # The manifest has the hashes of all other members; its own is here, as sha256sum writes it.
 MANIFEST_HASH = "manifest.sha256"
 
-_OWN = frozenset({MANIFEST, MANIFEST_HASH, WEIGHTS})
+_OWN = frozenset({MANIFEST, MANIFEST_HASH, WEIGHTS, CODED})
+# A weight is coded where that saves at least a quarter of it: reading it costs time.
+_WORTH_CODING = 0.75
 
 Files = Mapping[str, bytes | memoryview]
 
@@ -38,10 +40,21 @@ def layout(arrays: Sequence[np.ndarray]) -> tuple[Weight, ...]:
     return tuple(found)
 
 
-def save(path: Path, manifest: Manifest, files: Files, weights: Sequence[np.ndarray]) -> Manifest:
-    """Write a ``.dlc`` file, all or nothing; returns the manifest with the hashes."""
+def save(
+    path: Path, manifest: Manifest, files: Files, weights: Sequence[np.ndarray], *, coded: bool = False
+) -> Manifest:
+    """Write a ``.dlc`` file, all or nothing; returns the manifest with the hashes.
+
+    With ``coded``, weights of few different values are written in fewer bytes.
+    """
+    places = layout(weights)
+    if coded:
+        places, data = _code(weights, places)
+        files = {**files, **({CODED: data} if data else {})}
+    manifest = replace(manifest, weights=places)
     members = {name: Member(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
-    if weights:
+    plain = any(not weight.coded for weight in places)
+    if plain:
         digest, size = hashlib.sha256(), 0
         for piece in _pieces(manifest.weights, weights):
             digest.update(piece)
@@ -55,7 +68,7 @@ def save(path: Path, manifest: Manifest, files: Files, weights: Sequence[np.ndar
         (MANIFEST_HASH, [line], len(line)),
     ]
     parts += [(name, [data], len(data)) for name, data in files.items()]
-    if weights:
+    if plain:
         parts.append((WEIGHTS, _pieces(manifest.weights, weights), members[WEIGHTS].bytes))
     try:
         container.write(path, parts)
@@ -69,10 +82,30 @@ def hash_line(manifest: bytes) -> bytes:
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
 
 
+def _code(arrays: Sequence[np.ndarray], places: Sequence[Weight]) -> tuple[tuple[Weight, ...], bytes]:
+    """Which weights are coded and where all lie then, and the content of ``weights.coded``."""
+    from dlcomp.runtime.coding import encode
+    from dlcomp.runtime.coding.tensor import MOST_EXPANSION
+
+    coded, bodies, position = {}, [], 0
+    for weight, array in zip(places, arrays, strict=True):
+        data = encode(array).data
+        if len(data) < _WORTH_CODING * array.nbytes <= _WORTH_CODING * MOST_EXPANSION * len(data):
+            coded[weight.name] = replace(weight, offset=position, coded=len(data))
+            bodies.append(data)
+            position += len(data)
+    # The others move together.
+    others = iter(layout([a for w, a in zip(places, arrays, strict=True) if w.name not in coded]))
+    moved = (coded[w.name] if w.name in coded else replace(next(others), name=w.name) for w in places)
+    return tuple(moved), b"".join(bodies)
+
+
 def _pieces(layout: Sequence[Weight], arrays: Sequence[np.ndarray]) -> Iterator[bytes | memoryview]:
     """``weights.bin`` bit by bit: each weight at its offset, gaps filled with zeros."""
     position = 0
     for weight, array in zip(layout, arrays, strict=True):
+        if weight.coded:
+            continue
         yield bytes(weight.offset - position)
         yield array.reshape(-1).view(np.uint8).data
         position = weight.offset + weight.bytes
@@ -90,8 +123,11 @@ def load(path: Path, *, check_host: bool) -> tuple[Manifest, dict[str, memoryvie
         if refusal:
             raise refusal
         _verify(archive, manifest)
-        blob = archive[WEIGHTS] if manifest.weights else memoryview(b"")
-        weights = [_view(blob, weight) for weight in manifest.weights]
+        blobs = {name: archive.members.get(name, memoryview(b"")) for name in (WEIGHTS, CODED)}
+        weights = [
+            _decoded(blobs[CODED], weight) if weight.coded else _view(blobs[WEIGHTS], weight)
+            for weight in manifest.weights
+        ]
     except ArtifactError as err:
         raise ArtifactError(err.message, where=str(path), hint=err.hint or container.AGAIN) from err
     files = {name: data for name, data in archive.members.items() if name not in _OWN}
@@ -103,7 +139,7 @@ def _verify(archive: container.Container, manifest: Manifest) -> None:
     unlisted = set(archive.members) - set(manifest.members) - {MANIFEST, MANIFEST_HASH}
     if unlisted:
         raise ArtifactError(f"member {min(unlisted)!r} is not in the manifest")
-    needed = {*manifest.objects} | ({WEIGHTS} if manifest.weights else set())
+    needed = {*manifest.objects} | {CODED if weight.coded else WEIGHTS for weight in manifest.weights}
     needed |= {CHECK} if manifest.check.get("member") == CHECK else set()
     missing = needed - set(manifest.members)
     if missing or not manifest.objects:
@@ -123,3 +159,15 @@ def _view(blob: memoryview, weight: Weight) -> np.ndarray:
         return np.empty(weight.shape, weight.dtype)
     array: np.ndarray = np.ndarray(weight.shape, weight.dtype, blob, weight.offset)
     return array
+
+
+def _decoded(blob: memoryview, weight: Weight) -> np.ndarray:
+    """The weight from its coded form."""
+    from dlcomp.runtime.coding import decode
+
+    if weight.offset + weight.coded > len(blob):
+        raise ArtifactError(f"weight {weight.name!r} does not lie within {CODED}")
+    try:
+        return decode(blob[weight.offset : weight.offset + weight.coded], weight.dtype, weight.shape)
+    except ArtifactError as err:
+        raise ArtifactError(f"weight {weight.name!r}: {err.message}") from err

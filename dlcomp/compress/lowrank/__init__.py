@@ -1,0 +1,149 @@
+"""Low rank: layers as chains of smaller ones, chosen by what that does to their outputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dlcomp.compress.data import Calibration
+from dlcomp.compress.lowrank.choose import Candidate, all_ranks, allocate, by_energy, by_noise
+from dlcomp.compress.lowrank.moments import moments_of
+from dlcomp.compress.lowrank.subject import Subject, recurrent_layers, subject_of
+from dlcomp.compress.lowrank.write import write
+from dlcomp.compress.network import Network
+from dlcomp.compress.quantize.plan import layers_of
+from dlcomp.errors import ModelError, UsageError
+from dlcomp.frontend.inference import inferred
+from dlcomp.frontend.macs import static_shapes
+
+__all__ = ["LowRank"]
+
+_METHODS = ("auto", "svd", "whitened", "tucker2", "spatial")
+_RULES = ("energy", "evbmf", "target")
+_BUDGETS = ("macs", "parameters")
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Dense layers, convolutions and the input products of recurrent layers as chains of smaller ones.
+
+    Grouped and depthwise convolutions, and weights that several layers read, stay as they are, and so does a
+    layer whose chain would take no fewer MACs. Ranks are multiples of 8.
+
+    Attributes
+    ----------
+    method : str
+        ``svd`` of the weight; ``whitened``: in the metric of the inputs, needs data; ``tucker2`` and
+        ``spatial`` for convolutions of several taps (others as a matrix); ``auto``: whichever is best.
+    rule : str
+        How ranks are chosen: ``energy``, ``evbmf`` (what stands out of noise) or ``target``, one budget for
+        all layers.
+    energy : float
+        The share of the squared singular values to keep, above 0 to 1.
+    slack : float
+        EVBMF keeps little of networks that are not trained again: the share of the other ranks to keep too.
+    target : float
+        The share of ``of`` (``macs`` or ``parameters`` of the layers that may be factored) to keep.
+    data : bool
+        Whether inputs are observed; without them errors are those of the weights.
+    keep : tuple of str
+        Regular expressions: layers whose name one is found in stay as they are.
+
+    Raises
+    ------
+    UsageError
+        An option that is not one of these.
+    """
+
+    method: str = "auto"
+    rule: str = "target"
+    energy: float = 0.95
+    slack: float = 0.0
+    target: float = 0.5
+    of: str = "macs"
+    data: bool = True
+    keep: tuple[str, ...] = ()
+    name: str = "lowrank"
+
+    def __post_init__(self) -> None:
+        for option, known in (("method", _METHODS), ("rule", _RULES), ("of", _BUDGETS)):
+            if getattr(self, option) not in known:
+                raise UsageError(f"{option} cannot be {getattr(self, option)!r}", hint=", ".join(known))
+        for option in ("energy", "target"):
+            if not 0 < getattr(self, option) <= 1:
+                raise UsageError(f"{option} is a share above 0 to 1, not {getattr(self, option)}")
+        if not 0 <= self.slack < 1:
+            raise UsageError(f"slack is a share from 0 to below 1, not {self.slack}")
+        if self.method == "whitened" and not self.data:
+            raise UsageError("whitened needs data", hint="method=svd works without")
+        for pattern in self.keep:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UsageError(f"cannot read the expression {pattern!r}: {error}") from error
+
+    @property
+    def needs_data(self) -> bool:
+        return self.data
+
+    def rewrite(self, network: Network, data: Calibration | None) -> dict[str, Any]:
+        """Replace layers by chains; method, ranks, parameters, MACs and error of each."""
+        subjects = self._subjects(network, data if self.data else None)
+        if not subjects:
+            raise ModelError("it has no layer with a stored weight to factor", where="lowrank")
+        chosen = self._chosen(subjects)
+        account: dict[str, Any] = {}
+        for subject, candidate in zip(subjects, chosen, strict=True):
+            if candidate is None:
+                continue
+            stages, weight = candidate.stages(subject)
+            write(network, subject, stages, weight)
+            account[subject.title] = {
+                "method": candidate.method,
+                "ranks": list(candidate.ranks),
+                "parameters": [subject.weight.size, candidate.parameters],
+                "macs": [subject.own_macs, candidate.macs],
+                "error": round(subject.loss(subject.matrix - weight), 9),
+            }
+        return {"layers": len(account), **_totals(subjects, chosen), "by_layer": account}
+
+    def _subjects(self, network: Network, data: Calibration | None) -> list[Subject]:
+        layers = [*layers_of(network), *recurrent_layers(network)]
+        layers = [layer for layer in layers if not self._kept(layer.node)]
+        moments = {} if data is None else moments_of(network, layers, data)
+        graph = inferred(network.proto)
+        # Shape inference of ONNX leaves out values that have a shape already.
+        graph.value_info.extend(value for value in network.proto.graph.value_info)
+        shapes = static_shapes(graph)
+        found = [subject_of(network, layer, moments.get(layer.node.output[0]), shapes) for layer in layers]
+        return [subject for subject in found if subject is not None]
+
+    def _chosen(self, subjects: Sequence[Subject]) -> list[Candidate | None]:
+        if self.rule == "target":
+            return allocate(subjects, [all_ranks(s, self.method) for s in subjects], self.target, self.of)
+        found: list[Candidate | None] = []
+        for subject in subjects:
+            if self.rule == "energy":
+                some = by_energy(subject, self.method, self.energy)
+            else:
+                some = by_noise(subject, self.method, self.slack)
+            found.append(min(some, key=lambda one: one.macs, default=None))
+        return found
+
+    def _kept(self, node: Any) -> bool:
+        return any(re.search(pattern, node.name or node.output[0]) for pattern in self.keep)
+
+
+def _totals(subjects: Sequence[Subject], chosen: Sequence[Candidate | None]) -> dict[str, list[int]]:
+    """Parameters and MACs of all layers that may be factored, before and after."""
+    pairs = list(zip(subjects, chosen, strict=True))
+    parameters = [s.weight.size for s in subjects]
+    macs = [s.own_macs for s in subjects]
+    return {
+        "parameters": [int(np.sum(parameters)), sum(c.parameters if c else s.weight.size for s, c in pairs)],
+        "macs": [int(np.sum(macs)), sum(c.macs if c else s.own_macs for s, c in pairs)],
+    }

@@ -1,0 +1,120 @@
+"""The stages of a factored layer as ONNX nodes in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from dlcomp.compress.lowrank.moments import RECURRENT
+from dlcomp.compress.lowrank.subject import Stage, Subject, strides_of
+from dlcomp.compress.network import Network
+from dlcomp.compress.quantize.plan import Layer
+
+
+def write(network: Network, subject: Subject, stages: Sequence[Stage], weight: np.ndarray) -> None:
+    """Replace the layer of ``subject`` by ``stages``, which are together ``weight`` (O, I * K...)."""
+    kind = subject.layer.node.op_type
+    bias = _bias(network, subject, weight)
+    if kind in RECURRENT:
+        made = _recurrent(network, subject, stages)
+    elif kind == "Conv":
+        made = _convolutions(network, subject, stages, bias)
+    else:
+        made = _products(network, subject, stages, bias)
+    output = subject.layer.node.output[0]
+    network.rewrite(lambda node: made if node.output and node.output[0] == output else [node])
+
+
+def _bias(network: Network, subject: Subject, weight: np.ndarray) -> str | None:
+    """The name of the bias, which takes the mean error where the mean of the inputs is known."""
+    layer = subject.layer
+    old = None if layer.bias is None else str(layer.node.input[layer.bias])
+    if subject.mean is None:
+        return old
+    return _weight(network, subject, "bias", _moved(network, old, (subject.matrix - weight) @ subject.mean))
+
+
+def add_to_bias(network: Network, layer: Layer, change: np.ndarray) -> None:
+    """Add ``change`` (O,) to the bias of ``layer``, which gets one if it has none."""
+    name = network.name(f"{layer.node.output[0]}_bias")
+    old = None if layer.bias is None else str(layer.node.input[layer.bias])
+    network.set_weight(name, _moved(network, old, change).astype(np.float32))
+    del layer.node.input[2:]
+    layer.node.input.append(name)
+
+
+def _moved(network: Network, bias: str | None, change: np.ndarray) -> np.ndarray:
+    stored = 0.0 if bias is None else network.weights[bias].astype(np.float64).reshape(-1)
+    return np.asarray(change + stored)
+
+
+def _convolutions(
+    network: Network, subject: Subject, stages: Sequence[Stage], bias: str | None
+) -> list[onnx.NodeProto]:
+    moves, value, nodes = strides_of(subject), subject.layer.data, []
+    axes = len(subject.taps)
+    for number, stage in enumerate(stages):
+        last = number + 1 == len(stages)
+        pads = [pad if n % axes in stage.axes else 0 for n, pad in enumerate(moves["pads"])]
+        steps = {
+            key: [size if n in stage.axes else 1 for n, size in enumerate(moves[key])]
+            for key in ("strides", "dilations")
+        }
+        inputs = [
+            value,
+            _weight(network, subject, "factor", stage.kernel),
+            *([bias] if last and bias else []),
+        ]
+        value = subject.layer.node.output[0] if last else network.name(f"{subject.title}_factor")
+        shape = list(stage.kernel.shape[2:])
+        node = helper.make_node(
+            "Conv", inputs, [value], name=_title(subject, number), kernel_shape=shape, pads=pads, **steps
+        )
+        nodes.append(node)
+    return nodes
+
+
+def _products(
+    network: Network, subject: Subject, stages: Sequence[Stage], bias: str | None
+) -> list[onnx.NodeProto]:
+    gemm = subject.layer.node.op_type == "Gemm"
+    value, nodes = subject.layer.data, []
+    for number, stage in enumerate(stages):
+        last = number + 1 == len(stages)
+        kernel = stage.kernel if gemm else stage.kernel.T
+        inputs = [value, _weight(network, subject, "factor", kernel), *([bias] if last and bias else [])]
+        value = subject.layer.node.output[0] if last else network.name(f"{subject.title}_factor")
+        options = {"transB": 1} if gemm else {}
+        kind = subject.layer.node.op_type
+        nodes.append(helper.make_node(kind, inputs, [value], name=_title(subject, number), **options))
+    return nodes
+
+
+def _recurrent(network: Network, subject: Subject, stages: Sequence[Stage]) -> list[onnx.NodeProto]:
+    """A product before the layer, whose own weight becomes the other factor.
+
+    ONNX has no recurrent layer with a factored state, so R stays whole.
+    """
+    first, second = stages
+    node = onnx.NodeProto()
+    node.CopyFrom(subject.layer.node)
+    directions = len(network.weights[node.input[1]])
+    value = network.name(f"{subject.title}_factor")
+    inputs = [subject.layer.data, _weight(network, subject, "factor", first.kernel.T)]
+    node.input[0] = value
+    shape = (directions, -1, second.kernel.shape[1])
+    node.input[1] = _weight(network, subject, "factor", second.kernel.reshape(shape))
+    return [helper.make_node("MatMul", inputs, [value], name=_title(subject, 0)), node]
+
+
+def _weight(network: Network, subject: Subject, kind: str, array: np.ndarray) -> str:
+    name = network.name(f"{subject.title}_{kind}")
+    network.set_weight(name, np.ascontiguousarray(array, np.float32))
+    return name
+
+
+def _title(subject: Subject, number: int) -> str:
+    return f"{subject.title}_{number + 1}"
