@@ -13,6 +13,7 @@ import pytest
 
 import dlcomp
 from dlcomp.compress.data import Calibration
+from dlcomp.compress.layers import layers_of
 from dlcomp.compress.lowrank.choose import Candidate, all_ranks, allocate, candidates
 from dlcomp.compress.lowrank.evbmf import evbmf_rank
 from dlcomp.compress.lowrank.methods import unfoldings
@@ -21,7 +22,6 @@ from dlcomp.compress.lowrank.subject import Subject, recurrent_layers, subject_o
 from dlcomp.compress.lowrank.write import write
 from dlcomp.compress.network import Network
 from dlcomp.compress.observe import runs
-from dlcomp.compress.quantize.plan import layers_of
 from dlcomp.compress.recipe import parse
 from dlcomp.errors import ModelError, UsageError
 from dlcomp.runtime import peer

@@ -17,10 +17,10 @@ import numpy as np
 from dlcomp.compress.codebook.assign import assign, damped, refitted
 from dlcomp.compress.codebook.kmeans import centroids_of, nearest
 from dlcomp.compress.data import Calibration
+from dlcomp.compress.layers import Layer, layers_of
 from dlcomp.compress.lowrank.moments import RECURRENT, Moments, as_matrix, from_matrix, has_bias, moments_of
 from dlcomp.compress.lowrank.write import add_to_bias
 from dlcomp.compress.network import Network
-from dlcomp.compress.quantize.plan import Layer, layers_of
 from dlcomp.errors import ModelError, UsageError
 
 __all__ = ["ShareWeights"]

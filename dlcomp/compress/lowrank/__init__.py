@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from dlcomp.compress.data import Calibration
+from dlcomp.compress.layers import layers_of
 from dlcomp.compress.lowrank.choose import Candidate, all_ranks, allocate, by_energy, by_noise
 from dlcomp.compress.lowrank.moments import moments_of
 from dlcomp.compress.lowrank.subject import Subject, recurrent_layers, subject_of
 from dlcomp.compress.lowrank.write import write
 from dlcomp.compress.network import Network
-from dlcomp.compress.quantize.plan import layers_of
 from dlcomp.errors import ModelError, UsageError
 from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.macs import static_shapes

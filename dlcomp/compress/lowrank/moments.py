@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dlcomp.compress.data import Calibration
+from dlcomp.compress.layers import Layer
 from dlcomp.compress.network import Network, attributes_of
 from dlcomp.compress.observe import runs
-from dlcomp.compress.quantize.plan import Layer
 
 # Patches that are added at once, and those taken of one batch at most.
 _ROWS = 4096

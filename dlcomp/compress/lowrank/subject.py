@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dlcomp.compress.layers import Layer
 from dlcomp.compress.lowrank.moments import RECURRENT, Moments, as_matrix, has_bias
 from dlcomp.compress.network import Network, attributes_of
-from dlcomp.compress.quantize.plan import Layer
 
 # Of the mean of the diagonal; inputs that never change still have a place in the metric.
 _DAMPING = 1e-5

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from dlcomp.compress.layers import Layer
 from dlcomp.compress.lowrank.moments import RECURRENT
 from dlcomp.compress.lowrank.subject import Stage, Subject, strides_of
 from dlcomp.compress.network import Network
-from dlcomp.compress.quantize.plan import Layer
 
 
 def write(network: Network, subject: Subject, stages: Sequence[Stage], weight: np.ndarray) -> None:
