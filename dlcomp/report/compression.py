@@ -11,7 +11,7 @@ from dlcomp.model import Model
 
 
 def compression_table(
-    model: Model, source: Path, output: Path, seconds: float, parts: Mapping[str, int]
+    model: Model, source: Path, output: Path, seconds: float, parts: Mapping[str, int] | None = None
 ) -> Table:
     """A line a pass: its options and its effect; then the files, and what the bytes of a ``.dlc`` are for."""
     table = Table(box=None, show_header=True, pad_edge=False, header_style="bold")
@@ -19,17 +19,12 @@ def compression_table(
         table.add_column(column, overflow="fold")
     for step in model.history[1:]:
         options = ", ".join(f"{k}={_plain(v)}" for k, v in step.options.items())
-        table.add_row(step.name, options, ", ".join(f"{k} {_plain(v)}" for k, v in _short(step.effect)))
+        table.add_row(step.name, options, ", ".join(f"{k} {_plain(v)}" for k, v in step.effect.items()))
     sizes = f"{source.stat().st_size / 1e6:.2f} MB to {output.stat().st_size / 1e6:.2f} MB"
     table.add_row("", "", f"{source} to {output}: {sizes}, {seconds:.0f} s")
     if parts:
         table.add_row("", "", "bytes: " + ", ".join(f"{part} {size}" for part, size in parts.items()))
     return table
-
-
-def _short(effect: Mapping[str, object]) -> list[tuple[str, object]]:
-    """Without what there is by layer, which is for machines."""
-    return [(key, value) for key, value in effect.items() if not isinstance(value, Mapping)]
 
 
 def _plain(value: object) -> str:
@@ -41,8 +36,10 @@ def _plain(value: object) -> str:
 
 
 def _summary(values: Mapping[str, object]) -> str:
-    """Numbers of many layers by their extremes, anything else by its names."""
+    """Numbers of many layers by their extremes, other things by how many there are; few by their names."""
     numbers = [value for value in values.values() if isinstance(value, int | float)]
     if len(numbers) == len(values) > 3:
         return f"{min(numbers):g} to {max(numbers):g} in {len(numbers)} layers"
+    if len(values) > 3:
+        return f"of {len(values)} layers"
     return "; ".join(f"{name}: {_plain(value)}" for name, value in values.items()) or "none"
