@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from common import finish, header, options, run, table_row
 from datasets import fashion, pictures
 from models import fetch
+from peer_quantizer import by_onnxruntime
 
 import dlcomp
 from dlcomp.runtime import peer
@@ -64,7 +64,9 @@ def efficientnet(folder: Path) -> Rows:
     model = dlcomp.load(fetch("efficientnet_lite0"), {"input": (1, 3, 224, 224)})
     small = model.compress(dlcomp.Quantize(), calibration=calibration)
     with tempfile.TemporaryDirectory() as where:
-        other = by_onnxruntime(model.source.SerializeToString(), "input", calibration, Path(where))
+        other = by_onnxruntime(
+            model.source.SerializeToString(), [{"input": one[None]} for one in calibration], Path(where)
+        )
     forms: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "float32": compiled(model),
         "dlcomp": compiled(small),
@@ -103,7 +105,9 @@ def small(name: str) -> Rows:
     model = dlcomp.load(NETWORKS / f"{name}.onnx", {"image": (1, 1, 28, 28)})
     small = model.compress(dlcomp.Quantize(), calibration=calibration)
     with tempfile.TemporaryDirectory() as where:
-        other = by_onnxruntime(model.source.SerializeToString(), "image", calibration, Path(where))
+        other = by_onnxruntime(
+            model.source.SerializeToString(), [{"image": one[None]} for one in calibration], Path(where)
+        )
     forms = {"float32": compiled(model), "dlcomp": compiled(small), "onnxruntime": session(other)}
     accuracy = {form: score(function, images, labels) for form, function in forms.items()}
     print(table_row([name, *(f"{100 * value:.2f}" for value in accuracy.values())]), flush=True)
@@ -156,29 +160,6 @@ def score(function: Callable[[np.ndarray], np.ndarray], images: np.ndarray, labe
 def signal_to_noise(right: np.ndarray, found: np.ndarray) -> float:
     noise = float(((right - found) ** 2).sum())
     return float("inf") if noise == 0 else float(10 * np.log10((right**2).sum() / noise))
-
-
-def by_onnxruntime(network: bytes, name: str, samples: np.ndarray, folder: Path) -> bytes:
-    """The network quantized by onnxruntime: QDQ, a scale for each channel, extremes of the same samples."""
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.samples = iter(samples)
-
-        def get_next(self) -> Any:
-            sample = next(self.samples, None)
-            return None if sample is None else {name: sample[None]}
-
-    onnxruntime.set_default_logger_severity(4)
-    source, prepared, made = (folder / f"{part}.onnx" for part in ("source", "prepared", "made"))
-    source.write_bytes(network)
-    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-    quantization.quantize_static(
-        prepared, made, Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True
-    )
-    return made.read_bytes()
 
 
 if __name__ == "__main__":
