@@ -20,8 +20,8 @@ from dlcomp.target import Target
 # Processors that execute a 512-bit instruction as two halves: there 256 bits take half the time.
 # TVM takes what is larger than so many bytes from the runtime's pool.
 _ON_THE_STACK = 1024
-# Operations behind an operator that are written out for every row of its tile: a bias and an activation.
-_SHORT_EPILOGUE = 16
+# Operations behind an operator that are written out for every row of its tile.
+_SHORT_EPILOGUE = 60
 _HALF_WIDTH_UNITS = frozenset({"znver4"})
 
 
