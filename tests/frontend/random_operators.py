@@ -252,7 +252,7 @@ def _image(g: Graph) -> Value:
 def _conv(g: Graph) -> None:
     x = _image(g)
     channels = x.shape[1]
-    group = int(g.pick(1, 1, *(d for d in (2, 3, channels) if channels % d == 0)))
+    group = int(g.pick(1, 1, *(d for d in (2, 3, channels) if d and channels % d == 0)))
     out = group * int(g.pick(1, 2, 5))
     kernel = [int(g.pick(1, 2, 3, 5)) for _ in range(2)]
     dilations = [int(g.pick(1, 1, 2)) for _ in range(2)]
