@@ -25,7 +25,6 @@ from dlcomp.frontend.stored import array_of
 from dlcomp.frontend.writer import Writer, attributes_of
 
 _MOVEMENTS = frozenset("Reshape Flatten Squeeze Unsqueeze Transpose MaxPool Identity".split())
-_BYTES = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8)
 
 
 def on_integers(network: onnx.ModelProto) -> onnx.ModelProto:
@@ -53,7 +52,6 @@ class _Grid:
     name: str
     scale: np.ndarray
     zero: np.ndarray
-    zero_name: str
     axis: int
 
     def same(self, other: _Grid) -> bool:
@@ -125,7 +123,7 @@ class _Rewriter:
             if not kind:
                 return None
             zero = np.zeros(scale.shape, onnx.helper.tensor_dtype_to_np_dtype(kind))
-        return _Grid(integers, scale, zero, name, int(attributes.get("axis", 1)))
+        return _Grid(integers, scale, zero, int(attributes.get("axis", 1)))
 
     def _moved(self, last: onnx.NodeProto) -> None:
         """``Q(move(DQ(x)))`` with one grid is ``move(x)``."""
@@ -163,8 +161,9 @@ class _Rewriter:
             return
         if weight.scale.size > 1 and weight.axis % array.ndim != columns:
             return
+        outputs = array.shape[columns]
         bias, known = self._bias(node, data, weight)
-        if not known or (bias is not None and bias.size != array.shape[columns]):
+        if not known or (bias is not None and bias.shape not in ((outputs,), (1, outputs))):
             return
         write = Writer(f"{node.output[0]}/integer", self._version)
         if _is(node, "Gemm") and attributes.get("transB", 0):
@@ -243,8 +242,9 @@ class _Rewriter:
                 return [], None
             if _is(follower, "QuantizeLinear"):
                 grid = self._parameters(follower, "")
-                whole = grid is not None and grid.scale.size == 1 and follower.output[0] not in self._instead
-                return (chain, follower) if whole else ([], None)
+                if grid is None or grid.scale.size != 1 or grid.zero.dtype.kind not in "iu":
+                    return [], None
+                return (chain, follower) if follower.output[0] not in self._instead else ([], None)
             bounds = all(name in self._stored for name in follower.input[1:] if name)
             if not _is(follower, "Relu") and not (_is(follower, "Clip") and bounds and self._version >= 11):
                 return [], None

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
 from dlcomp.runtime import native, threads
+from dlcomp.runtime.peaks import fastest
 from dlcomp.target import Target
 
 # Independent sums: enough to hide the latency of an instruction.
 _CHAINS = 12
 _ROUNDS = 100_000
-_REPEATS = 8
 
 
 @functools.cache
@@ -21,12 +20,7 @@ def measure_integers(count: int) -> float:
     """Operations a second, two a multiply-add, of exact products of 8 bits on ``count`` threads."""
     run, operations = repeated(count)
     threads.use(count)
-    best = float("inf")
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - start)
-    return operations / best
+    return operations / fastest(run)
 
 
 def repeated(count: int) -> tuple[Callable[[], Any], int]:

@@ -54,12 +54,12 @@ def measure(count: int) -> Peaks:
     sums = aligned_empty((count, _CHAINS * lanes), np.float32)
     sums.fill(0)
     flops = count * _CHAINS * lanes * _ROUNDS * 2
-    fma = flops / _fastest(library["fma"], tvm_ffi.from_dlpack(sums))
+    fma = flops / fastest(library["fma"], tvm_ffi.from_dlpack(sums))
     size = _elements(count, lanes)
     old, new = aligned_empty((size,), np.float32), aligned_empty((size,), np.float32)
     old.fill(1)
     new.fill(0)
-    copy = 2 * old.nbytes / _fastest(library["copy"], tvm_ffi.from_dlpack(old), tvm_ffi.from_dlpack(new))
+    copy = 2 * old.nbytes / fastest(library["copy"], tvm_ffi.from_dlpack(old), tvm_ffi.from_dlpack(new))
     return Peaks(count, fma, copy)
 
 
@@ -68,7 +68,8 @@ def _elements(count: int, lanes: int) -> int:
     return _COPY_BYTES // 4 // (count * lanes) * count * lanes
 
 
-def _fastest(function: Any, *args: Any) -> float:
+def fastest(function: Any, *args: Any) -> float:
+    """The least seconds of several calls."""
     best = float("inf")
     for _ in range(_REPEATS):
         start = time.perf_counter()

@@ -86,16 +86,12 @@ class Arithmetic:
 
 
 FLOAT32 = Arithmetic()
-
-
 _BY_NAME = {
     "float32": FLOAT32,
     "u8s8x4": Arithmetic("uint8", "int8", "int32", 4, _VPDPBUSD),
     "s16x2": Arithmetic("int16", "int16", "int32", 2, _VPMADDWD),
     "s16": Arithmetic("int16", "int16", "int32"),
 }
-
-
 INTEGERS = tuple(name for name in _BY_NAME if name != "float32")
 
 
@@ -105,8 +101,12 @@ def arithmetic_of(name: str) -> Arithmetic:
 
 
 def integer_arithmetic(target: Target, weights: str) -> str:
-    """The name of the fastest exact one for 8-bit data and ``weights``, int8 or int16."""
-    if target.architecture != "x86_64":
+    """The name of the fastest exact one for 8-bit data and ``weights``, int8 or int16.
+
+    Processors may have registers of a width whose integer instructions came with a later extension.
+    """
+    needed = {512: "avx512bw", 256: "avx2"}.get(target.vector_bits, "")
+    if target.architecture != "x86_64" or (needed and not target.has(needed)):
         return "s16"
     dot4 = target.has("avxvnni") or target.has("avx512vnni", "avx512vl")
     return "u8s8x4" if dot4 and weights == "int8" else "s16x2"

@@ -235,3 +235,33 @@ def test_what_is_no_integer_product_stays_in_float(spoiled: str) -> None:
     np.testing.assert_allclose(
         dlcomp.load(network).compile().run(feed)[y], right, rtol=0, atol=1e-5 * np.ptp(right)
     )
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (5, 1), (1, 1), (5, 5)])
+def test_biases_of_every_shape(shape: tuple[int, ...]) -> None:
+    """As many elements as columns are not always one for each column."""
+    rng = np.random.default_rng(0)
+    net = Net()
+    x = net.round_trip("x", 0.020713, 7, "uint8")
+    w = net.number(rng.integers(-127, 128, (6, 5)), "int8")
+    w = net.pair("DequantizeLinear", w, 0.010477, 0, "int8")
+    net.op("Gemm", [x, w, net.number(rng.standard_normal(shape), "float32")], "y")
+    network = net.model([5, 6], "y")
+    feed = {"x": rng.standard_normal((5, 6)).astype("float32")}
+    right = written(network, feed)[0]
+    found = dlcomp.load(network).compile().run(feed)["y"]
+    np.testing.assert_allclose(found, right, rtol=0, atol=1e-5 * np.ptp(right))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "x86_64-linux-gnu:sandybridge",
+        "x86_64-linux-gnu:knl",
+        "aarch64-linux-gnu:cortex-a72",
+        "riscv64-linux-gnu",
+    ],
+)
+def test_code_for_processors_of_other_kinds(target: str) -> None:
+    """No instruction that they lack: LLVM would stop the process."""
+    assert dlcomp.load(residual_network()).compile(target).kernels

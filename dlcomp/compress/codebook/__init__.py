@@ -7,7 +7,6 @@ network with shared weights is an ordinary one; ``.dlc`` files write it in few b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from dlcomp.compress.codebook.assign import assign, damped, refitted
 from dlcomp.compress.codebook.kmeans import centroids_of, nearest
 from dlcomp.compress.data import Calibration
-from dlcomp.compress.layers import Layer, layers_of
+from dlcomp.compress.layers import Layer, check_expressions, layers_of, matches
 from dlcomp.compress.lowrank.moments import RECURRENT, Moments, as_matrix, from_matrix, has_bias, moments_of
 from dlcomp.compress.lowrank.write import add_to_bias
 from dlcomp.compress.network import Network
@@ -56,11 +55,7 @@ class ShareWeights:
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise UsageError(f"codebooks can have 2 to 8 bits, not {self.bits}")
-        for pattern in self.keep:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise UsageError(f"cannot read the expression {pattern!r}: {error}") from error
+        check_expressions(self.keep)
 
     @property
     def needs_data(self) -> bool:
@@ -71,7 +66,7 @@ class ShareWeights:
 
         The error is the square of the change over that of the weights; with data, of the layer's outputs.
         """
-        layers = [layer for layer in layers_of(network) if not self._kept(layer.node)]
+        layers = [layer for layer in layers_of(network) if not matches(layer.node, self.keep)]
         seen = moments_of(network, layers, data) if data is not None and self.needs_data else {}
         account: dict[str, Any] = {}
         for layer in layers:
@@ -140,7 +135,7 @@ class ShareWeights:
     def _recurrent(self, network: Network) -> Iterator[tuple[str, str]]:
         """A title and the weight of the input and of the state of each recurrent layer."""
         for node in network.nodes:
-            if node.op_type not in RECURRENT or self._kept(node):
+            if node.op_type not in RECURRENT or matches(node, self.keep):
                 continue
             for place, letter in ((1, "W"), (2, "R")):
                 if (
@@ -148,9 +143,6 @@ class ShareWeights:
                     and network.weights[node.input[place]].dtype == "float32"
                 ):
                     yield f"{node.name or node.output[0]} {letter}", network.own_weight(node, place)
-
-    def _kept(self, node: Any) -> bool:
-        return any(re.search(pattern, node.name or node.output[0]) for pattern in self.keep)
 
 
 def _effect(before: np.ndarray, after: np.ndarray, error: float) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dlcomp.compress.data import Calibration
-from dlcomp.compress.layers import layers_of
+from dlcomp.compress.layers import check_expressions, layers_of, matches
 from dlcomp.compress.lowrank.choose import Candidate, all_ranks, allocate, by_energy, by_noise
 from dlcomp.compress.lowrank.moments import moments_of
 from dlcomp.compress.lowrank.subject import Subject, recurrent_layers, subject_of
@@ -80,11 +79,7 @@ class LowRank:
             raise UsageError(f"slack is a share from 0 to below 1, not {self.slack}")
         if self.method == "whitened" and not self.data:
             raise UsageError("whitened needs data", hint="method=svd works without")
-        for pattern in self.keep:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise UsageError(f"cannot read the expression {pattern!r}: {error}") from error
+        check_expressions(self.keep)
 
     @property
     def needs_data(self) -> bool:
@@ -113,7 +108,7 @@ class LowRank:
 
     def _subjects(self, network: Network, data: Calibration | None) -> list[Subject]:
         layers = [*layers_of(network), *recurrent_layers(network)]
-        layers = [layer for layer in layers if not self._kept(layer.node)]
+        layers = [layer for layer in layers if not matches(layer.node, self.keep)]
         moments = {} if data is None else moments_of(network, layers, data)
         graph = inferred(network.proto)
         # Shape inference of ONNX leaves out values that have a shape already.
@@ -133,9 +128,6 @@ class LowRank:
                 some = by_noise(subject, self.method, self.slack)
             found.append(min(some, key=lambda one: one.macs, default=None))
         return found
-
-    def _kept(self, node: Any) -> bool:
-        return any(re.search(pattern, node.name or node.output[0]) for pattern in self.keep)
 
 
 def _totals(subjects: Sequence[Subject], chosen: Sequence[Candidate | None]) -> dict[str, list[int]]:

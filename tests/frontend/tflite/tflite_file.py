@@ -6,16 +6,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import flatbuffers
 import numpy as np
 import onnxruntime
-import pytest
+import tflite
 
 import dlcomp
 from dlcomp.frontend.read import read
-
-flatbuffers = pytest.importorskip("flatbuffers", reason="needs dlcomp[tflite]")
-tflite = pytest.importorskip("tflite", reason="needs dlcomp[tflite]")
-pytest.importorskip("ai_edge_litert", reason="ai-edge-litert, the interpreter to compare with, is missing")
 
 Scales = tuple[Any, Any] | tuple[Any, Any, int]
 _TYPES = {name.lower(): number for name, number in vars(tflite.TensorType).items() if isinstance(number, int)}
