@@ -17,7 +17,7 @@ from dlcomp.schedules import anchor as anchors
 from dlcomp.schedules.cpu import default, transpose
 from dlcomp.schedules.cpu.conv2d import DirectConv2d
 from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm
-from dlcomp.schedules.cpu.gemm_blocked import BlockedGemm, BlockedMatmul
+from dlcomp.schedules.cpu.gemm_blocked import BlockedMatmul
 from dlcomp.schedules.cpu.open_shapes import OpenConv2d, OpenGemm, OpenWindow2d
 from dlcomp.schedules.cpu.window2d import DirectWindow2d
 from dlcomp.schedules.cpu.winograd import WinogradConv2d
@@ -30,7 +30,6 @@ TEMPLATES: tuple[Template, ...] = (
     DirectConv2d(),
     WinogradConv2d(),
     PackedGemm(),
-    BlockedGemm(),
     DirectBatchMatmul(),
     BlockedMatmul(),
     DirectWindow2d(),

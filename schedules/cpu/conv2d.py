@@ -16,11 +16,11 @@ from tvm import te, tirx
 
 from dlcomp.schedules.anchor import Anchor
 from dlcomp.schedules.cpu.arithmetic import arithmetic_of, narrowest
-from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, dynamic_loop, local, loop, seq
+from dlcomp.schedules.cpu.emit import Expr, Stmt, const, dynamic_loop, loop, seq
 from dlcomp.schedules.cpu.tile import (
+    Accumulators,
     bytes_a_cycle,
     call_rows,
-    clear,
     lanes_of,
     multiply_accumulate,
     split_evenly,
@@ -146,7 +146,7 @@ def _line(anchor: Anchor, wl: Conv2d, knobs: Knobs, lanes: int, block: Expr, lin
         return start * wl.sw >= wl.left and (start + size - 1) * wl.sw + (wl.kw - 1) * wl.dw - wl.left < wl.w
 
     def tile(start: Expr, size: int, fixed: int | None) -> Stmt:
-        acc = local("acc", size * width, arithmetic.sums)
+        acc = Accumulators(size, width, arithmetic.sums)
 
         def taps(ky: Expr) -> Stmt:
             if fixed is None and wl.dw == 1 and wl.groups == 1:
@@ -168,6 +168,7 @@ def _line(anchor: Anchor, wl: Conv2d, knobs: Knobs, lanes: int, block: Expr, lin
             Written out they would read most pixels twice, and LLVM would keep those in registers that
             the tile needs.
             """
+
             return loop("j", wl.kw * words, lambda j: _step(ky, j // words, j % words, range(size)))
 
         def _channels(ky: Expr, kx: int, rows: list[int]) -> Stmt:
@@ -187,17 +188,17 @@ def _line(anchor: Anchor, wl: Conv2d, knobs: Knobs, lanes: int, block: Expr, lin
                 ix = (start + r) * wl.sw + kx * wl.dw - wl.left
                 return arithmetic.scalar(data, [n, iy, ix, group * words + ci])
 
-            return multiply_accumulate(acc, rows, width, lanes, weight, pixel, arithmetic)
+            return multiply_accumulate(acc, rows, lanes, weight, pixel, arithmetic)
 
         def store(channels: int) -> Stmt:
             first = group * wl.co + column * width
-            return write_rows(anchor, acc, size, width, channels, lanes, lambda r: [n, oy, start + r], first)
+            return write_rows(anchor, acc, channels, lanes, lambda r: [n, oy, start + r], first)
 
         stores = store(width) if blocks > 1 or tail == width else store(tail)
         if blocks > 1 and tail != width:
             stores = tirx.IfThenElse(column == blocks - 1, store(tail), stores)
-        zero = clear(acc, size, width, lanes, arithmetic.zero)
-        return seq([alloc(acc), zero, _kernel_rows(wl, oy, taps), stores])
+        zero = acc.clear(lanes, arithmetic.zero)
+        return seq([acc.alloc(), zero, _kernel_rows(wl, oy, taps), stores])
 
     return call_rows(split_evenly(wl.ow, knobs["rows"]), lambda s, z: not inside(s, z), tile)
 

@@ -54,8 +54,13 @@ def seq(statements: Sequence[Stmt]) -> Stmt:
 
 
 def local(name: str, size: int, dtype: str = "float32") -> Expr:
-    """A buffer that lives in registers; it must be declared with :func:`alloc`."""
-    return tirx.decl_buffer((size,), dtype, name=name, scope="local")
+    """A buffer on the stack, which LLVM keeps in registers; it must be declared with :func:`alloc`.
+
+    Of less than 1024 bytes, in TVM's scope ``global``: everything else is taken from the runtime's pool, a
+    call for every tile, and wherever LLVM cannot prove that nothing else looks there, it is stored at every
+    step.
+    """
+    return tirx.decl_buffer((size,), dtype, name=name)
 
 
 def scratch(name: str, shape: Sequence[int], dtype: str = "float32") -> Expr:
@@ -82,6 +87,13 @@ def vstore(buffer: Expr, value: Expr, indices: Sequence[Expr], lanes: int) -> St
         return tirx.BufferStore(buffer, value, list(indices))
     *outer, last = indices
     return tirx.BufferStore(buffer, value, [*outer, tirx.Ramp(last, const(1), lanes)])
+
+
+def prefetch(buffer: Expr, indices: Sequence[Expr]) -> Stmt:
+    """Asks for the cache line of an element, which may lie beyond the end of ``buffer``."""
+    address = tirx.address_of(tirx.BufferLoad(buffer, list(indices)))
+    options = [tirx.const(value, "int32") for value in (0, 3, 1)]  # to read, into every cache, data
+    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, *options))
 
 
 def splat(value: Expr, lanes: int) -> Expr:

@@ -1,4 +1,4 @@
-"""Large matrix products: of two run-time operands, and by deep constant weights.
+"""Large matrix products of two run-time operands.
 
 The right operand is copied into panels of ``width`` columns, ``depth`` rows of it at a time, so that a
 register tile reads it front to back; rows of the left operand are copied where their distance in memory
@@ -22,7 +22,6 @@ from dlcomp.schedules.cpu.emit import (
     alloc,
     const,
     dynamic_loop,
-    local,
     loop,
     scratch,
     seq,
@@ -30,25 +29,24 @@ from dlcomp.schedules.cpu.emit import (
     vload,
     vstore,
 )
-from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm, aligned, unflatten
+from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, aligned, unflatten
 from dlcomp.schedules.cpu.tile import (
+    Accumulators,
     bytes_a_cycle,
     lanes_of,
     multiply_accumulate,
     pieces,
     tile_cycles,
     tile_shapes,
-    write_back,
+    write_row,
 )
 from dlcomp.schedules.parallel import parallel_kind
 from dlcomp.schedules.template import Knobs
-from dlcomp.schedules.workload import BatchMatmul, Gemm, Workload
+from dlcomp.schedules.workload import BatchMatmul, Workload
 from dlcomp.target import Target
 
 # One way of L1 on every processor with 64 sets; rows at a multiple of half of it collide.
 _WAY_BYTES = 4096
-# Products of constant weights less deep than this pass over them at once.
-_DEEP = 1024
 
 
 class BlockedMatmul(DirectBatchMatmul):
@@ -122,81 +120,10 @@ class BlockedMatmul(DirectBatchMatmul):
             steps: list[Stmt] = [alloc(panels)]
             for begin, size in product.depths():
                 steps.append(_copy(product, panels, begin, size, lambda k, column: [*b_batch, k, column]))
-                steps.append(product.multiply(panels, 0, begin, size))
+                steps.append(product.multiply(panels, begin, size))
             return seq(steps)
 
         return anchor.schedule_of(loop("batch", wl.batch, one, kind if wl.batch > 1 else "serial"))
-
-
-class BlockedGemm(PackedGemm):
-    """By constant weights so deep that a panel of all of them and a block of rows do not fit in L2.
-
-    Knobs: those of :class:`BlockedMatmul`.
-    """
-
-    name: ClassVar[str] = "gemm.blocked"
-
-    def accepts(self, workload: Workload, target: Target) -> bool:
-        return (
-            isinstance(workload, Gemm)
-            and target.kind == "cpu"
-            and workload.arithmetic == "float32"
-            and workload.m > 1
-            and workload.k >= _DEEP
-        )
-
-    def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
-        assert isinstance(workload, Gemm)
-        return _space(workload.m, workload.n, workload.k, target, True)
-
-    def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
-        assert isinstance(workload, Gemm)
-        return _estimate(workload.m, workload.n, workload.k, knobs, target)
-
-    def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
-        assert isinstance(workload, Gemm)
-        lead = [int(d) for d in anchor.output.shape[:-1]]
-        product = _Product(
-            anchor,
-            (workload.m, workload.n, workload.k),
-            knobs,
-            lanes_of(target),
-            lambda row, k: [*unflatten(row, lead), k],
-            lambda row, column: [*unflatten(row, lead), column],
-            parallel_kind(workload.flops, target),
-        )
-        packed = anchor.inputs[1]
-        steps = [product.multiply(packed, begin, begin, size) for begin, size in product.depths()]
-        return anchor.schedule_of(seq(steps))
-
-
-def _space(m: int, n: int, k: int, target: Target, share: bool) -> list[Knobs]:
-    """Settings for one product; ``share``: its rows are shared among the cores."""
-    settings = []
-    depths = sorted({-(-k // -(-k // most)) for most in (256, 512, 1024)})
-    for rows, width in tile_shapes(target, m, n):
-        tiles = -(-m // rows)
-        for depth in depths:
-            # A block of rows takes at most half of L2; blocks are of even size, some for every core.
-            most = max(1, min(tiles, target.l2_bytes // 2 // (rows * depth * 4)))
-            tasks = -(-tiles // most)
-            if share and tiles >= target.cores:
-                tasks = -(-tasks // target.cores) * target.cores
-            knobs = {"rows": rows, "width": width, "depth": depth, "group": -(-tiles // tasks)}
-            settings.append({**knobs, "copy_left": int(k * 4 % (_WAY_BYTES // 2) == 0)})
-    return settings
-
-
-def _estimate(m: int, n: int, k: int, knobs: Knobs, target: Target) -> float:
-    rows, width, depth = knobs["rows"], knobs["width"], knobs["depth"]
-    tiles, panels, passes = -(-m // rows), -(-n // width), -(-k // depth)
-    panel, block = depth * width * 4, knobs["group"] * rows * depth * 4
-    stream = rows * 4 / bytes_a_cycle(block + panel, target) + width * 4 / bytes_a_cycle(panel, target)
-    a_tile = max(tile_cycles(rows, width, target), stream) * k + 3 * rows * (width / 8) * passes + 20
-    # Accumulators of tall tiles keep the loads of a panel apart too little: measured 0.8 of the wide ones.
-    slow = 1.1 if width * 4 < 3 * lanes_of(target) * 4 and panel > target.l1_bytes else 1.0
-    copied = knobs["copy_left"] * m * k * 4
-    return tiles * panels * a_tile * slow + copied / 8 + passes * 500
 
 
 @dataclass(frozen=True)
@@ -221,8 +148,8 @@ class _Product:
             return [(0, k)]
         return [(begin, min(depth, k - begin)) for begin in range(0, k, depth)]
 
-    def multiply(self, panels: Expr, offset: int, begin: int, size: int) -> Stmt:
-        """All tiles of rows by ``size`` rows of the panels from ``offset``, a group of tiles a task.
+    def multiply(self, panels: Expr, begin: int, size: int) -> Stmt:
+        """All tiles of rows by the ``size`` rows in the panels, a group of tiles a task.
 
         ``begin`` is the first column of the left operand; if it is not zero, the output holds the sums
         so far.
@@ -240,7 +167,7 @@ class _Product:
             left = _Left(self, height, first, begin, size)
 
             def weights(panel: Expr, k: Expr, column: int, lanes: int) -> Expr:
-                return vload(panels, [panel, k + offset, const(column)], lanes)
+                return vload(panels, [panel, k, const(column)], lanes)
 
             def tile(panel: Expr, t: Expr) -> Stmt:
                 if large == tiles:
@@ -271,14 +198,13 @@ class _Product:
         size: int,
     ) -> Stmt:
         width, n = self.knobs["width"], self.extents[1]
-        acc = local("acc", rows * width)
+        acc = Accumulators(rows, width)
         tail = n % width
 
         def step(k: Expr) -> Stmt:
             return multiply_accumulate(
                 acc,
                 range(rows),
-                width,
                 self.lanes,
                 lambda offset, count: weights(panel, k, offset, count),
                 lambda r: left.at(t, start, r, k),
@@ -296,35 +222,35 @@ class _Product:
             return tirx.IfThenElse(panel == n // width, part(tail), part(width))
 
         begun = by_columns(first) if begin else first(width)
-        return seq([alloc(acc), begun, loop("k", size, step), by_columns(last)])
+        return seq([acc.alloc(), begun, loop("k", size, step), by_columns(last)])
 
-    def start(self, acc: Expr, panel: Expr, start: Expr, rows: int, columns: int, begin: int) -> Stmt:
+    def start(self, acc: Accumulators, panel: Expr, start: Expr, rows: int, columns: int, begin: int) -> Stmt:
         """The accumulators: zero, or what earlier panels gave."""
         width = self.knobs["width"]
         statements = []
         for r in range(rows):
             for offset, lanes in pieces(width, self.lanes):
                 value = splat(tirx.const(0, "float32"), lanes)
-                statements.append(vstore(acc, value, [const(r * width + offset)], lanes))
+                statements.append(acc.store(r, value, offset, lanes))
             if begin == 0:
                 continue
             for offset, lanes in pieces(columns, self.lanes):
                 value = vload(self.anchor.output, self.output_at(start + r, panel * width + offset), lanes)
-                statements.append(vstore(acc, value, [const(r * width + offset)], lanes))
+                statements.append(acc.store(r, value, offset, lanes))
         return seq(statements)
 
-    def store(self, acc: Expr, panel: Expr, start: Expr, rows: int, columns: int, end: int) -> Stmt:
+    def store(self, acc: Accumulators, panel: Expr, start: Expr, rows: int, columns: int, end: int) -> Stmt:
         """The sums through the epilogue; before the last panels as they are."""
         width = self.knobs["width"]
         statements = []
         for r in range(rows):
             if end == self.extents[2]:
                 *lead, column = self.output_at(start + r, panel * width)
-                statements.append(write_back(self.anchor, acc, r, width, columns, self.lanes, lead, column))
+                statements.append(write_row(self.anchor, acc, r, columns, self.lanes, lead, column))
                 continue
             for offset, lanes in pieces(columns, self.lanes):
                 where = self.output_at(start + r, panel * width + offset)
-                value = vload(acc, [const(r * width + offset)], lanes)
+                value = acc.load(r, offset, lanes)
                 statements.append(vstore(self.anchor.output, value, where, lanes))
         return seq(statements)
 

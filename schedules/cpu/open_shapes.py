@@ -16,18 +16,22 @@ from dlcomp.schedules.cpu.conv2d import DirectConv2d
 from dlcomp.schedules.cpu.emit import (
     Expr,
     Stmt,
-    alloc,
     const,
-    local,
     loop,
     open_loop,
     seq,
     splat,
     vload,
-    vstore,
 )
 from dlcomp.schedules.cpu.gemm import PackedGemm, unflatten
-from dlcomp.schedules.cpu.tile import clear, lanes_of, multiply_accumulate, pieces, tile_shapes, write_back
+from dlcomp.schedules.cpu.tile import (
+    Accumulators,
+    lanes_of,
+    multiply_accumulate,
+    pieces,
+    tile_shapes,
+    write_row,
+)
 from dlcomp.schedules.cpu.window2d import DirectWindow2d, column
 from dlcomp.schedules.template import Knobs, annotations
 from dlcomp.schedules.workload import Conv2d, Gemm, Window2d, Workload
@@ -91,40 +95,28 @@ class OpenGemm(PackedGemm):
             bound = [tirx.Bind(place, first + r) for r, place in enumerate(places)]
 
             def columns(block: Expr) -> Stmt:
-                acc = local("acc", rows * width)
+                acc = Accumulators(rows, width)
 
                 def step(k: Expr) -> Stmt:
                     return multiply_accumulate(
                         acc,
                         range(rows),
-                        width,
                         lanes,
                         lambda offset, size: vload(packed, [block, k, const(offset)], size),
                         lambda r: tirx.BufferLoad(data, [*open_index(places[r], lead), k]),
                     )
 
                 def store(valid: int) -> Stmt:
+                    where = enumerate(open_index(place, lead) for place in places)
                     return seq(
-                        [
-                            write_back(
-                                anchor,
-                                acc,
-                                r,
-                                width,
-                                valid,
-                                lanes,
-                                open_index(places[r], lead),
-                                block * width,
-                            )
-                            for r in range(rows)
-                        ]
+                        [write_row(anchor, acc, r, valid, lanes, at, block * width) for r, at in where]
                     )
 
                 stores = store(tail if blocks == 1 else width)
                 if blocks > 1 and tail != width:
                     stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
-                zero = clear(acc, rows, width, lanes, tirx.const(0, "float32"))
-                return seq([alloc(acc), zero, loop("k", workload.k, step), stores])
+                zero = acc.clear(lanes, tirx.const(0, "float32"))
+                return seq([acc.alloc(), zero, loop("k", workload.k, step), stores])
 
             return seq([*bound, loop("block", blocks, columns)])
 
@@ -207,13 +199,12 @@ class OpenConv2d(DirectConv2d):
             group, column = block // blocks, block % blocks
 
             def tile(start: Expr, size: int) -> Stmt:
-                acc = local("acc", size * width)
+                acc = Accumulators(size, width)
 
                 def step(ky: Expr, kx: Expr, ci: Expr) -> Stmt:
                     return multiply_accumulate(
                         acc,
                         range(size),
-                        width,
                         lanes,
                         lambda offset, wide: vload(packed, [group, column, ky, kx, ci, const(offset)], wide),
                         lambda r: tirx.BufferLoad(
@@ -234,7 +225,7 @@ class OpenConv2d(DirectConv2d):
                     first = group * wl.co + column * width
                     return seq(
                         [
-                            write_back(anchor, acc, r, width, channels, lanes, [n, oy, start + r], first)
+                            write_row(anchor, acc, r, channels, lanes, [n, oy, start + r], first)
                             for r in range(size)
                         ]
                     )
@@ -242,8 +233,8 @@ class OpenConv2d(DirectConv2d):
                 stores = store(tail if blocks == 1 else width)
                 if blocks > 1 and tail != width:
                     stores = tirx.IfThenElse(column == blocks - 1, store(tail), stores)
-                zero = clear(acc, size, width, lanes, tirx.const(0, "float32"))
-                return seq([alloc(acc), zero, loop("ky", wl.kh, row), stores])
+                zero = acc.clear(lanes, tirx.const(0, "float32"))
+                return seq([acc.alloc(), zero, loop("ky", wl.kh, row), stores])
 
             return seq([*where, runs(line, knobs["rows"], tile)])
 
@@ -301,7 +292,7 @@ class OpenWindow2d(DirectWindow2d):
             where = [tirx.Bind(n, tirx.floordiv(index, height)), tirx.Bind(oy, tirx.floormod(index, height))]
 
             def tile(start: Expr, size: int, channel: Expr, wide: int) -> Stmt:
-                acc = local("acc", size * wide)
+                acc = Accumulators(size, wide)
                 parts = pieces(wide, most)
 
                 def taps(ky: Expr) -> Stmt:
@@ -320,14 +311,13 @@ class OpenWindow2d(DirectWindow2d):
                     share = tirx.const(1.0 / (wl.kh * wl.kw), "float32")
                     for r in range(size):
                         for offset, lanes in parts:
-                            at = [const(r * wide + offset)]
-                            scale.append(vstore(acc, vload(acc, at, lanes) * splat(share, lanes), at, lanes))
+                            scaled = acc.load(r, offset, lanes) * splat(share, lanes)
+                            scale.append(acc.store(r, scaled, offset, lanes))
                 stores = [
-                    write_back(anchor, acc, r, wide, wide, most, [n, oy, start + r], channel)
-                    for r in range(size)
+                    write_row(anchor, acc, r, wide, most, [n, oy, start + r], channel) for r in range(size)
                 ]
-                fill = clear(acc, size, wide, most, begin)
-                return seq([alloc(acc), fill, loop("ky", wl.kh, taps), *scale, *stores])
+                fill = acc.clear(most, begin)
+                return seq([acc.alloc(), fill, loop("ky", wl.kh, taps), *scale, *stores])
 
             def channels(start: Expr, size: int) -> Stmt:
                 parts = []

@@ -27,9 +27,8 @@ from dlcomp.schedules.cpu.emit import (
     vload,
     vstore,
 )
-from dlcomp.schedules.cpu.emit import local as registers
 from dlcomp.schedules.cpu.recurrence_blocking import Blocking, passes
-from dlcomp.schedules.cpu.tile import lanes_of, multiply_accumulate, pieces
+from dlcomp.schedules.cpu.tile import Accumulators, lanes_of, multiply_accumulate, pieces
 from dlcomp.schedules.parallel import parallel_kind
 from dlcomp.schedules.workload import ANNOTATION, KNOBS, Recurrence, to_text
 from dlcomp.target import Target
@@ -256,14 +255,14 @@ class _Kernel:
             return seq([tirx.Bind(var, index + turn % 2 * (self.blocks - 1 - index * 2)), block(var)])
 
         def block(index: Expr) -> Stmt:
-            acc = registers("acc", self.rows * columns)
+            acc = Accumulators(self.rows, columns)
             sums = scratch("sums", (self.rows, columns)) if self.rows > 1 else None
 
             def begin(valid: int) -> Stmt:
                 stores = []
                 for row in range(self.rows):
                     for place_of, gate in enumerate(starts):
-                        at = row * columns + place_of * width
+                        at = place_of * width
                         for offset, size in pieces(valid, lanes):
                             unit = index * width + offset
                             if gate is None:
@@ -271,10 +270,10 @@ class _Kernel:
                             else:
                                 column = direction * (layer.gates * layer.hidden) + gate * layer.hidden + unit
                                 value = vload(self.x, [seen, first + row, column], size)
-                            stores.append(vstore(acc, value, [const(at + offset)], size))
+                            stores.append(acc.store(row, value, at + offset, size))
                         for offset, size in pieces(width - valid, lanes):
                             zero = splat(tirx.const(0, "float32"), size)
-                            stores.append(vstore(acc, zero, [const(at + valid + offset)], size))
+                            stores.append(acc.store(row, zero, at + valid + offset, size))
                 return seq(stores)
 
             def step(k: Expr) -> Stmt:
@@ -282,7 +281,6 @@ class _Kernel:
                 return multiply_accumulate(
                     acc,
                     range(self.rows),
-                    columns,
                     lanes,
                     lambda offset, size: vload(weight, [direction, index, k, const(offset)], size),
                     lambda r: tirx.BufferLoad(source, [const(r), k]),
@@ -296,7 +294,8 @@ class _Kernel:
                         def lane(v: Expr, offset: int = offset) -> Stmt:
                             def gate(g: int) -> Expr:
                                 if sums is None:
-                                    return tirx.BufferLoad(acc, [const(g * width + offset) + v])
+                                    buffer, place = acc.at(0, g * width + offset)
+                                    return tirx.BufferLoad(buffer, [place + v])
                                 return tirx.BufferLoad(sums, [r, const(g * width + offset) + v])
 
                             return seq(finish(r, index * width + offset + v, gate, v))
@@ -309,13 +308,13 @@ class _Kernel:
             spilled = []
             if sums is not None:
                 spilled = [
-                    vstore(sums, vload(acc, [const(r * columns + o)], s), [const(r), const(o)], s)
+                    vstore(sums, acc.load(r, o, s), [const(r), const(o)], s)
                     for r in range(self.rows)
                     for o, s in pieces(columns, lanes)
                 ]
             return seq(
                 [
-                    alloc(acc),
+                    acc.alloc(),
                     *([alloc(sums)] if sums is not None else []),
                     self._by_tail(index, begin),
                     loop("k", layer.hidden, step),

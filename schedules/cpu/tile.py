@@ -14,12 +14,25 @@ from tvm import tirx
 
 from dlcomp.schedules.anchor import Anchor
 from dlcomp.schedules.cpu.arithmetic import FLOAT32, Arithmetic
-from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, local, loop, seq, splat, vload, vstore
+from dlcomp.schedules.cpu.emit import (
+    Expr,
+    Stmt,
+    alloc,
+    const,
+    local,
+    loop,
+    seq,
+    splat,
+    vload,
+    vstore,
+)
 from dlcomp.target import Target
 
+# Elements of a buffer of sums: a multiple of every vector, less than TVM puts on the stack.
+_PART = 128
 # Processors that execute a 512-bit instruction as two halves: there 256 bits take half the time.
-# TVM takes what is larger than so many bytes from the runtime's pool.
-_ON_THE_STACK = 1024
+# TVM takes what is not smaller than 1024 bytes from the runtime's pool.
+_ON_THE_STACK = 1020
 # Operations behind an operator that are written out for every row of its tile.
 _SHORT_EPILOGUE = 60
 _HALF_WIDTH_UNITS = frozenset({"znver4"})
@@ -39,21 +52,48 @@ def pieces(width: int, lanes: int) -> list[tuple[int, int]]:
     return result
 
 
-def clear(acc: Expr, rows: int, width: int, lanes: int, value: Expr) -> Stmt:
-    """Sets all accumulators to ``value``."""
-    return seq(
-        [
-            vstore(acc, splat(value, size), [const(row * width + offset)], size)
+class Accumulators:
+    """``rows`` x ``width`` sums in registers, in buffers that are small enough for the stack."""
+
+    def __init__(self, rows: int, width: int, dtype: str = "float32") -> None:
+        self.rows, self.width, self.dtype = rows, width, dtype
+        self._parts = [
+            [local(f"acc{row}", min(_PART, width - start), dtype) for start in range(0, width, _PART)]
             for row in range(rows)
-            for offset, size in pieces(width, lanes)
         ]
-    )
+
+    def at(self, row: int, offset: int) -> tuple[Expr, int]:
+        """The buffer of a sum, and its place there; a vector of sums is never in two."""
+        return self._parts[row][offset // _PART], offset % _PART
+
+    def alloc(self) -> Stmt:
+        """The declaration of the buffers."""
+        return seq([alloc(part) for row in self._parts for part in row])
+
+    def load(self, row: int, offset: int, lanes: int) -> Expr:
+        """``lanes`` sums of a row from ``offset``."""
+        buffer, place = self.at(row, offset)
+        return vload(buffer, [const(place)], lanes)
+
+    def store(self, row: int, value: Expr, offset: int, lanes: int) -> Stmt:
+        """Sets ``lanes`` sums of a row from ``offset``."""
+        buffer, place = self.at(row, offset)
+        return vstore(buffer, value, [const(place)], lanes)
+
+    def clear(self, lanes: int, value: Expr) -> Stmt:
+        """Sets all sums to ``value``."""
+        return seq(
+            [
+                self.store(row, splat(value, size), offset, size)
+                for row in range(self.rows)
+                for offset, size in pieces(self.width, lanes)
+            ]
+        )
 
 
 def multiply_accumulate(
-    acc: Expr,
+    acc: Accumulators,
     rows: Iterable[int],
-    width: int,
     lanes: int,
     weight: Callable[[int, int], Expr],
     scalar: Callable[[int], Expr],
@@ -65,7 +105,7 @@ def multiply_accumulate(
     """
     statements = []
     held = []
-    for offset, size in pieces(width, lanes):
+    for offset, size in pieces(acc.width, lanes):
         var = tirx.Var("w", arithmetic.vector_type(size))
         statements.append(tirx.Bind(var, weight(offset, size)))
         held.append((offset, size, var))
@@ -73,17 +113,14 @@ def multiply_accumulate(
         one = tirx.Var("a", arithmetic.scalar_type())
         statements.append(tirx.Bind(one, scalar(row)))
         for offset, size, var in held:
-            at = [const(row * width + offset)]
-            total = arithmetic.multiply_add(vload(acc, at, size), one, var, size)
-            statements.append(vstore(acc, total, at, size))
+            total = arithmetic.multiply_add(acc.load(row, offset, size), one, var, size)
+            statements.append(acc.store(row, total, offset, size))
     return seq(statements)
 
 
 def write_back(
     anchor: Anchor,
-    acc: Expr,
-    row: Expr | int,
-    stride: int,
+    values: Callable[[int], tuple[Expr, Expr | int]],
     width: int,
     lanes: int,
     lead: Sequence[Expr],
@@ -91,13 +128,15 @@ def write_back(
 ) -> Stmt:
     """Stores ``width`` values of one row through the epilogue, at ``(*lead, column + lane)``.
 
-    ``stride`` is the distance of two rows in ``acc``.
+    ``values(offset)`` are the buffer and the place there of the vector that begins at ``offset``.
     """
 
     def store(offset: int, size: int) -> Stmt:
+        buffer, place = values(offset)
+
         def lane(v: Expr) -> Stmt:
             indices = [*lead, column + offset + v]
-            value = tirx.BufferLoad(acc, [row * const(stride) + offset + v])
+            value = tirx.BufferLoad(buffer, [place + v])
             final = anchor.epilogue(indices, value, tirx.BufferLoad)
             stores = [tirx.BufferStore(anchor.output, final, indices)]
             if anchor.kept is not None:
@@ -109,37 +148,46 @@ def write_back(
     return seq([store(offset, size) for offset, size in pieces(width, lanes)])
 
 
+def write_row(
+    anchor: Anchor, acc: Accumulators, row: int, width: int, lanes: int, lead: Sequence[Expr], column: Expr
+) -> Stmt:
+    """:func:`write_back` of ``width`` sums of a row."""
+    return write_back(anchor, lambda offset: acc.at(row, offset), width, lanes, lead, column)
+
+
 def write_rows(
     anchor: Anchor,
-    acc: Expr,
-    rows: int,
-    stride: int,
+    acc: Accumulators,
     width: int,
     lanes: int,
     lead: Callable[[Any], Sequence[Expr]],
     column: Expr,
 ) -> Stmt:
-    """:func:`write_back` of all rows of a tile; ``lead(row)`` is where one goes.
+    """:func:`write_back` of ``width`` sums of every row of a tile; ``lead(row)`` is where one goes.
 
     A short epilogue is written out for every row, on accumulators in registers. Many copies of a long one
     would take more time to compile than everything else: its accumulators go through memory, and the rows
     are a loop.
     """
+    rows, stride = acc.rows, acc.width
     if rows == 1 or anchor.operations <= _SHORT_EPILOGUE:
-        return seq([write_back(anchor, acc, r, stride, width, lanes, lead(r), column) for r in range(rows)])
+        return seq([write_row(anchor, acc, r, width, lanes, lead(r), column) for r in range(rows)])
     group = max(1, _ON_THE_STACK // (4 * stride))
-    kept = local("kept", min(group, rows) * stride, str(acc.dtype))
+    kept = local("kept", min(group, rows) * stride, acc.dtype)
     statements = [alloc(kept)]
     for first in range(0, rows, group):
         count = min(group, rows - first)
         statements += [
-            vstore(kept, vload(acc, [const(first * stride + at)], size), [const(at)], size)
+            vstore(kept, acc.load(first + r, offset, size), [const(r * stride + offset)], size)
             for r in range(count)
-            for at, size in ((r * stride + offset, size) for offset, size in pieces(width, lanes))
+            for offset, size in pieces(width, lanes)
         ]
 
         def one(row: Expr, first: int = first) -> Stmt:
-            return write_back(anchor, kept, row, stride, width, lanes, lead(first + row), column)
+            def values(at: int) -> tuple[Expr, Expr]:
+                return kept, row * const(stride) + at
+
+            return write_back(anchor, values, width, lanes, lead(first + row), column)
 
         statements.append(loop("r", count, one))
     return seq(statements)
@@ -199,7 +247,7 @@ def tile_cycles(rows: int, width: int, target: Target) -> float:
     # A load port delivers 256 bits a cycle.
     loads = (rows + sum(max(1.0, size / 8) for _, size in parts)) / 2
     latency = 4.0
-    return max(fused, loads, latency) + 0.05 * loads
+    return max(fused, loads, latency) + 0.1 * loads
 
 
 def independent_sums(target: Target) -> int:

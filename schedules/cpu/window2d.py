@@ -17,20 +17,17 @@ from dlcomp.schedules.anchor import Anchor
 from dlcomp.schedules.cpu.emit import (
     Expr,
     Stmt,
-    alloc,
     const,
     dynamic_loop,
-    local,
     loop,
     seq,
     splat,
     vload,
-    vstore,
 )
 from dlcomp.schedules.cpu.tile import (
+    Accumulators,
     bytes_a_cycle,
     call_rows,
-    clear,
     lanes_of,
     pieces,
     split_evenly,
@@ -173,7 +170,7 @@ def _tile(anchor: Anchor, wl: Window2d, pixels: _Pixels, channel: Expr, width: i
     def reads(kx: int, ox: int) -> bool:
         return 0 <= ox * wl.sw + kx * wl.dw - wl.left < wl.w
 
-    acc = local("acc", size * width)
+    acc = Accumulators(size, width)
     first, last = _kernel_rows(wl, oy)
 
     def taps(ky: Expr) -> Stmt:
@@ -190,21 +187,21 @@ def _tile(anchor: Anchor, wl: Window2d, pixels: _Pixels, channel: Expr, width: i
         return seq(statements) if statements else tirx.Evaluate(const(0))
 
     begin = -tirx.infinity("float32") if wl.kind == "max" else tirx.const(0, "float32")
-    fill = clear(acc, size, width, most, begin)
+    fill = acc.clear(most, begin)
     scale = []
     if wl.kind.startswith("avg"):
         for r in range(size):
             count = _covered(wl, oy, None if fixed is None else fixed + r)
-            scale += [_divide(acc, r * width + offset, lanes, count) for offset, lanes in parts]
-    stores = write_rows(anchor, acc, size, width, width, most, lambda r: [n, oy, start + r], channel)
+            scale += [_divide(acc, r, offset, lanes, count) for offset, lanes in parts]
+    stores = write_rows(anchor, acc, width, most, lambda r: [n, oy, start + r], channel)
     body = dynamic_loop("ky", first, tirx.max(const(0), last - first), taps)
-    return seq([alloc(acc), fill, body, *scale, stores])
+    return seq([acc.alloc(), fill, body, *scale, stores])
 
 
 def column(
     anchor: Anchor,
     kind: str,
-    acc: Expr,
+    acc: Accumulators,
     parts: Sequence[tuple[int, int]],
     tap: tuple[Expr, Expr],
     channel: Expr,
@@ -215,7 +212,6 @@ def column(
     ``parts`` are the vectors that the tile's channels, from ``channel`` on, are cut into.
     """
     statements: list[Stmt] = []
-    width = sum(lanes for _, lanes in parts)
     for offset, lanes in parts:
         weight = None
         if kind == "depthwise":
@@ -224,9 +220,8 @@ def column(
             statements.append(tirx.Bind(weight, taken))
         for row, place in places:
             pixel = vload(anchor.inputs[0], [*place, channel + offset], lanes)
-            at = [const(row * width + offset)]
-            new = _combine(kind, vload(acc, at, lanes), pixel, weight, lanes)
-            statements.append(vstore(acc, new, at, lanes))
+            new = _combine(kind, acc.load(row, offset, lanes), pixel, weight, lanes)
+            statements.append(acc.store(row, new, offset, lanes))
     return statements
 
 
@@ -242,9 +237,9 @@ def _combine(kind: str, acc: Expr, pixel: Expr, weight: Expr | None, lanes: int)
     return acc + pixel
 
 
-def _divide(acc: Expr, offset: int, lanes: int, count: Expr) -> Stmt:
-    at = [const(offset)]
-    return vstore(acc, vload(acc, at, lanes) / splat(tirx.Cast("float32", count), lanes), at, lanes)
+def _divide(acc: Accumulators, row: int, offset: int, lanes: int, count: Expr) -> Stmt:
+    mean = acc.load(row, offset, lanes) / splat(tirx.Cast("float32", count), lanes)
+    return acc.store(row, mean, offset, lanes)
 
 
 def _covered(wl: Window2d, oy: Expr, ox: int | None) -> Expr:

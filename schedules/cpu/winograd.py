@@ -31,9 +31,9 @@ from dlcomp.schedules.cpu.emit import (
     vstore,
 )
 from dlcomp.schedules.cpu.tile import (
+    Accumulators,
     bytes_a_cycle,
     call_rows,
-    clear,
     lanes_of,
     multiply_accumulate,
     pieces,
@@ -265,13 +265,12 @@ class _Task:
         packed, width, lanes = self.anchor.inputs[1], self.width, self.lanes
 
         def tile(start: Expr, size: int, _: int | None) -> Stmt:
-            acc = local("acc", size * width)
+            acc = Accumulators(size, width)
 
             def step(k: Expr) -> Stmt:
                 return multiply_accumulate(
                     acc,
                     range(size),
-                    width,
                     lanes,
                     lambda offset, count: vload(packed, [block, p, k, const(offset)], count),
                     lambda r: tirx.BufferLoad(self.values, [p, (start + r) * self.wl.ci + k]),
@@ -280,15 +279,15 @@ class _Task:
             stores = [
                 vstore(
                     self.sums,
-                    vload(acc, [const(r * width + offset)], count),
+                    acc.load(r, offset, count),
                     [p, (start + r) * width + offset],
                     count,
                 )
                 for r in range(size)
                 for offset, count in pieces(width, lanes)
             ]
-            zero = clear(acc, size, width, lanes, tirx.const(0, "float32"))
-            return seq([alloc(acc), zero, loop("k", self.wl.ci, step), *stores])
+            zero = acc.clear(lanes, tirx.const(0, "float32"))
+            return seq([acc.alloc(), zero, loop("k", self.wl.ci, step), *stores])
 
         return call_rows(split_evenly(self.tiles, self.rows), lambda *_: False, tile)
 
@@ -314,7 +313,11 @@ class _Task:
         def pixel(i: Expr, j: Expr) -> Stmt:
             where = [n, oy + i, ox + j]
             column = block * self.width + c
-            written = write_back(self.anchor, out, i * self.m + j, lanes, lanes, self.lanes, where, column)
+
+            def values(offset: int) -> tuple[Expr, Expr]:
+                return out, (i * self.m + j) * lanes + offset
+
+            written = write_back(self.anchor, values, lanes, self.lanes, where, column)
             guards = []
             if self.wl.oh % self.m:
                 guards.append(oy + i < self.wl.oh)

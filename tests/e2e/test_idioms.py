@@ -178,7 +178,7 @@ def test_attention_block(n: int, tokens: int) -> None:
     y = net.op("Mul", net.op("Mul", y, net.op("Add", net.op("Erf", net.op("Div", y, root)), one)), half)
     net.output(net.op("Add", x, net.op("MatMul", y, net.weight(4 * c, c, scale=0.1))))
     for artifact in check(net):
-        assert set(schedules(artifact, "gemm")) <= {"gemm.packed", "gemm.blocked"}
+        assert set(schedules(artifact, "gemm")) <= {"gemm.packed"}
         assert set(schedules(artifact, "matmul")) <= {"matmul.direct", "matmul.blocked"}
 
 
