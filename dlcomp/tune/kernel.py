@@ -58,7 +58,8 @@ def build(workload: str, template: str, knobs: dict[str, int], target: Target, p
     if not reference.exists():
         kind = np.int32 if np.issubdtype(given[0].dtype, np.integer) else np.float32
         _write(reference, result=expected(wanted, given).astype(kind))
-    _write(Path(f"{path}.npz"), **{f"a{index}": value for index, value in enumerate(feed)})
+    names = ["a0", *(f"{'w' if constant else 'a'}{index}" for index in range(1, len(feed)))]
+    _write(Path(f"{path}.npz"), **dict(zip(names, feed, strict=True)))
     for index, content in enumerate(objects.values()):
         Path(f"{path}.{index}.o").write_bytes(content)
 
