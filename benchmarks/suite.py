@@ -1,12 +1,13 @@
-"""The standard suite end to end: latency beside onnxruntime's, on one thread and on all, and the error.
+"""The standard suite end to end: latency beside a peer's, on one thread and on all, and the error.
 
-Both are timed in turn in one process; a ratio is onnxruntime's time over dlcomp's, so above 1 dlcomp is the
-faster, with the quartiles of the turns behind it.
+Both are timed in turn in one process; a ratio is the peer's time over dlcomp's, so above 1 dlcomp is the
+faster, with the quartiles of the turns behind it. With ``--trials`` the networks are tuned first.
 """
 
 from __future__ import annotations
 
 import time
+from argparse import Namespace
 from typing import Any
 
 from common import finish, geomean, header, options, run, table_row
@@ -23,6 +24,11 @@ def main() -> None:
     parser = options(__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(SUITE)}; all by default")
     parser.add_argument("--target", default="host")
+    parser.add_argument("--peer", choices=("onnxruntime", "openvino"), default="onnxruntime")
+    parser.add_argument(
+        "--trials", type=int, default=0, help="measured settings of every kernel"
+    )
+    parser.add_argument("--db", default="db", metavar="FOLDER", help="where --trials keeps its records")
     arguments = parser.parse_args()
     chosen = arguments.models or (QUICK if arguments.quick else tuple(SUITE))
     seconds = 1.0 if arguments.quick else 4.0
@@ -33,38 +39,43 @@ def main() -> None:
             "input",
             "compile s",
             *(f"dlcomp {n}t ms" for n in counts),
-            *(f"onnxruntime {n}t ms" for n in counts),
+            *(f"{arguments.peer} {n}t ms" for n in counts),
             *(f"ratio {n}t" for n in counts),
             "max error",
         )
     )
-    rows = [measure(model_id, arguments.target, counts, seconds) for model_id in chosen]
-    summary = {
-        f"geomean_vs_onnxruntime_fp32_{n}t": geomean(row[f"ratio_{n}t"] for row in rows) for n in counts
-    }
-    summary["min_vs_onnxruntime"] = min(row["ratio_1t"] for row in rows)
+    rows = [measure(model_id, arguments, counts, seconds) for model_id in chosen]
+    kind = f"{arguments.peer}_fp32" + ("_tuned" if arguments.trials else "")
+    summary = {f"geomean_vs_{kind}_{n}t": geomean(row[f"ratio_{n}t"] for row in rows) for n in counts}
+    summary[f"min_vs_{arguments.peer}"] = min(row["ratio_1t"] for row in rows)
     summary["max_error"] = max(row["max_error"] for row in rows)
     summary["max_compile_seconds"] = max(row["compile_s"] for row in rows)
     finish(rows, summary, arguments.json)
 
 
-def measure(model_id: str, target: str, counts: list[int], seconds: float) -> dict[str, Any]:
+def measure(model_id: str, arguments: Namespace, counts: list[int], seconds: float) -> dict[str, Any]:
     """One model's row, printed as soon as it is known."""
     entry = SUITE[model_id]
     path = fetch(model_id)
     inputs = entry.example()
     model = dlcomp.load(path, shapes=entry.shapes)
+    row: dict[str, Any] = {"model": model_id}
+    options = {}
+    if arguments.trials:
+        options["db"] = arguments.db
+        tuned = dlcomp.tune(model, arguments.target, arguments.trials, db=arguments.db)
+        row["tuning_s"] = tuned.seconds
     begin = time.perf_counter()
-    artifact = model.compile(target)
+    artifact = model.compile(arguments.target, **options)
     compile_s = time.perf_counter() - begin
     error = dlcomp.verify(model, artifact, inputs).max_error
-    row: dict[str, Any] = {"model": model_id, "compile_s": compile_s, "max_error": error}
+    row |= {"compile_s": compile_s, "max_error": error}
     for n in counts:
-        result = artifact.bench(inputs, threads=n, compare="onnxruntime", model=path, min_time_s=seconds)
+        result = artifact.bench(inputs, threads=n, compare=arguments.peer, model=path, min_time_s=seconds)
         row |= columns(n, result)
     shape = "x".join(str(extent) for extent in next(iter(entry.shapes.values())))
     ours = [f"{row[f'dlcomp_{n}t_s'] * 1e3:.2f}" for n in counts]
-    theirs = [f"{row[f'onnxruntime_{n}t_s'] * 1e3:.2f}" for n in counts]
+    theirs = [f"{row[f'peer_{n}t_s'] * 1e3:.2f}" for n in counts]
     ratios = [f"{row[f'ratio_{n}t']:.2f} ({row[f'low_{n}t']:.2f}-{row[f'high_{n}t']:.2f})" for n in counts]
     print(
         table_row([model_id, shape, f"{compile_s:.1f}", *ours, *theirs, *ratios, f"{error:.1e}"]), flush=True
@@ -78,7 +89,7 @@ def columns(n: int, result: BenchResult) -> dict[str, float]:
     assert result.peer_latency is not None
     return {
         f"dlcomp_{n}t_s": result.latency.median,
-        f"onnxruntime_{n}t_s": result.peer_latency.median,
+        f"peer_{n}t_s": result.peer_latency.median,
         f"ratio_{n}t": result.ratio.median,
         f"low_{n}t": result.ratio.low,
         f"high_{n}t": result.ratio.high,

@@ -18,7 +18,7 @@ def command(
     input: Inputs = None,
     shape: RunShapes = None,
     compare: Annotated[
-        str | None, typer.Option("--compare", help="A peer to run in turn: onnxruntime.")
+        str | None, typer.Option("--compare", help="A peer to run in turn: onnxruntime or openvino.")
     ] = None,
     model: Annotated[
         Path | None, typer.Option("--model", metavar="MODEL", help="The ONNX file that the peer runs.")

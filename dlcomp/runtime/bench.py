@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlcomp.errors import UsageError
-from dlcomp.runtime import peer
+from dlcomp.runtime import openvino, peer
 from dlcomp.runtime import threads as pool
 from dlcomp.runtime.inputs import complete, ordered
 
@@ -128,10 +128,10 @@ def bench(
         Runs are counted until there are at least so many, taking at least so long (of each side).
     threads : int, optional
         For both sides.
-    compare : "onnxruntime" or Artifact, optional
+    compare : "onnxruntime", "openvino" or Artifact, optional
         Measured in turn with ``artifact``, in the same process.
     model : path, bytes, onnx.ModelProto or Model, optional
-        The ONNX model for onnxruntime, where the artifact does not know its file.
+        The ONNX model for the peer, where the artifact does not know its file.
     """
     if min_runs < 1 or min_runs > _MAX_RUNS or min_time_s < 0 or warmup_s < 0:
         raise UsageError("min_runs must be at least 1 and times not negative")
@@ -175,8 +175,12 @@ def _peer(
         return "", None
     if not isinstance(compare, str):
         return compare.manifest.name, _staged(compare, feed, count)
+    if compare == "openvino":
+        return openvino.runner(peer.network(artifact, model), feed, count)
     if compare != "onnxruntime":
-        raise UsageError(f"cannot compare with {compare!r}", hint="onnxruntime, or another artifact")
+        raise UsageError(
+            f"cannot compare with {compare!r}", hint="onnxruntime, openvino, or another artifact"
+        )
     version = peer.runtime().__version__
     session = peer.session(peer.network(artifact, model), count)
     return f"onnxruntime {version}", peer.runner(session, feed)

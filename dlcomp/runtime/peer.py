@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,15 +75,19 @@ def runner(peer: Any, inputs: Mapping[str, np.ndarray]) -> Callable[[], Any]:
 
 
 def by_name(peer: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """``inputs`` that ``peer`` has, or an error that names what it lacks."""
-    wanted = [item.name for item in peer.get_inputs()]
-    missing = [name for name in wanted if name not in inputs]
+    """``inputs`` that an onnxruntime session has, or an error that names what it lacks."""
+    return wanted([item.name for item in peer.get_inputs()], inputs)
+
+
+def wanted(names: Sequence[str], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of ``inputs`` those in ``names``, or an error that names what is missing."""
+    missing = [name for name in names if name not in inputs]
     if missing:
         raise UsageError(
-            f"the model has inputs {', '.join(wanted)}; none is given for {', '.join(missing)}",
+            f"the model has inputs {', '.join(names)}; none is given for {', '.join(missing)}",
             hint="is it the model that the artifact was compiled from?",
         )
-    return {name: np.ascontiguousarray(inputs[name]) for name in wanted}
+    return {name: np.ascontiguousarray(inputs[name]) for name in names}
 
 
 def network(artifact: Artifact, model: Any = None) -> bytes | str:

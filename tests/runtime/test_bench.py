@@ -128,23 +128,34 @@ def test_without_a_model_the_flag_is_named(artifact: Artifact) -> None:
     assert "--model" in str(caught.value)
 
 
+def test_openvino_as_the_peer(artifact: Artifact, program: Program) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    found = bench(artifact, compare="openvino", model=dense_network(program), **QUICK)
+    assert found.peer.startswith("OpenVINO ")
+    assert found.ratio is not None
+    assert found.ratio.low > 0
+
+
 def test_an_unknown_peer_is_refused(artifact: Artifact) -> None:
-    with pytest.raises(UsageError, match="'openvino'"):
-        bench(artifact, compare="openvino", **QUICK)
+    with pytest.raises(UsageError, match="'tensorrt'"):
+        bench(artifact, compare="tensorrt", **QUICK)
 
 
-def test_a_missing_peer_names_its_package(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("package", ["onnxruntime", "openvino"])
+def test_a_missing_peer_names_its_package(
+    artifact: Artifact, program: Program, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
     real = builtins.__import__
 
     def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "onnxruntime":
+        if name == package:
             raise ImportError(name)
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ToolMissing, match="onnxruntime") as caught:
-        bench(artifact, compare="onnxruntime", **QUICK)
-    assert "pip install onnxruntime" in str(caught.value)
+    with pytest.raises(ToolMissing, match="is not installed") as caught:
+        bench(artifact, compare=package, model=dense_network(program), **QUICK)
+    assert f"pip install {package}" in str(caught.value)
     assert caught.value.exit_code == 4
 
 
