@@ -30,6 +30,24 @@ def conv_chain(
     return one_node("Conv", {"x": shape}, {"weight": weight, "bias": bias}, **attributes)
 
 
+def channels_last(network: onnx.ModelProto) -> onnx.ModelProto:
+    """A network of one image in and one out, with both in NHWC."""
+    turned = onnx.ModelProto()
+    turned.CopyFrom(network)
+    graph = turned.graph
+    (image,), (result,) = graph.input, graph.output
+    first = helper.make_node("Transpose", ["x_nhwc"], [image.name], perm=[0, 3, 1, 2])
+    last = helper.make_node("Transpose", [result.name], ["y_nhwc"], perm=[0, 2, 3, 1])
+    nodes = [first, *graph.node, last]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    dims = image.type.tensor_type.shape.dim
+    n, c, h, w = (dim.dim_value for dim in dims)
+    graph.input[0].CopyFrom(helper.make_tensor_value_info("x_nhwc", onnx.TensorProto.FLOAT, (n, h, w, c)))
+    graph.output[0].CopyFrom(helper.make_tensor_value_info("y_nhwc", onnx.TensorProto.FLOAT, None))
+    return turned
+
+
 class GraphBuilder:
     """Collects nodes and weights; every ``op`` call returns the name of its output."""
 

@@ -25,9 +25,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(SUITE)}; all by default")
     parser.add_argument("--target", default="host")
     parser.add_argument("--peer", choices=("onnxruntime", "openvino"), default="onnxruntime")
-    parser.add_argument(
-        "--trials", type=int, default=0, help="measured settings of every kernel"
-    )
+    parser.add_argument("--trials", type=int, default=0, help="measured settings of every kernel")
     parser.add_argument("--db", default="db", metavar="FOLDER", help="where --trials keeps its records")
     arguments = parser.parse_args()
     chosen = arguments.models or (QUICK if arguments.quick else tuple(SUITE))
