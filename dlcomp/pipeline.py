@@ -38,6 +38,7 @@ def compile_model(
     target: str | Mapping[str, Any] | Target = "host",
     *,
     winograd: bool = True,
+    strassen: bool = False,
     db: str | os.PathLike[str] | None = None,
 ) -> Artifact:
     """``model`` as a runnable artifact for ``target``.
@@ -49,6 +50,9 @@ def compile_model(
     winograd : bool
         Whether 3x3 convolutions may be computed by minimal filtering: two to three times as fast, three bits
         less exact, and a NaN or infinity in the image spreads over the whole tile of 4 x 4 outputs.
+    strassen : bool
+        Whether large products of two run-time operands may be computed by Strassen's algorithm where that is
+        expected to be faster: from about 3,000 rows and columns on, some bits less exact.
     db : path, optional
         What :func:`dlcomp.tune` measured on this target; workloads without a record are estimated.
 
@@ -70,11 +74,12 @@ def compile_model(
         program = _cuda(model, resolved)
     else:
         records = choices(Database.open(db), resolved) if db is not None else None
-        program = _cpu(model, resolved, () if winograd else ("conv2d.winograd",), records)
+        lossy = {"conv2d.winograd": winograd, "matmul.strassen": strassen}
+        program = _cpu(model, resolved, [name for name, taken in lossy.items() if not taken], records)
     with _phase("package"):
         return Artifact.build(
             program,
-            options={"winograd": winograd},
+            options={"winograd": winograd, "strassen": strassen},
             model_name=model.name,
             history=model.history,
             source=model.path,

@@ -19,6 +19,7 @@ from dlcomp.schedules.cpu.conv2d import DirectConv2d
 from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm
 from dlcomp.schedules.cpu.gemm_blocked import BlockedMatmul
 from dlcomp.schedules.cpu.open_shapes import OpenConv2d, OpenGemm, OpenWindow2d
+from dlcomp.schedules.cpu.strassen import StrassenMatmul
 from dlcomp.schedules.cpu.window2d import DirectWindow2d
 from dlcomp.schedules.cpu.winograd import WinogradConv2d
 from dlcomp.schedules.rewrite import UnknownExpression
@@ -32,11 +33,15 @@ TEMPLATES: tuple[Template, ...] = (
     PackedGemm(),
     DirectBatchMatmul(),
     BlockedMatmul(),
+    StrassenMatmul(),
     DirectWindow2d(),
     OpenConv2d(),
     OpenGemm(),
     OpenWindow2d(),
 )
+
+# Templates that lose digits and are taken only where that was asked for.
+ON_REQUEST = frozenset({"matmul.strassen"})
 
 # What a database says: for a workload's text, names of templates and their knobs, best first.
 Records = Mapping[str, Sequence[tuple[str, Knobs]]]
@@ -68,7 +73,7 @@ class Scheduled:
 
 
 def select(
-    workload: Workload, target: Target, without: Collection[str] = (), records: Records | None = None
+    workload: Workload, target: Target, without: Collection[str] = ON_REQUEST, records: Records | None = None
 ) -> tuple[Template, Knobs] | None:
     """The template and the knobs for ``workload``: by ``records``, else those that the estimates like best.
 

@@ -20,7 +20,7 @@ from dlcomp.graph.legalize import ELEMENTWISE, default, is_f32
 from dlcomp.graph.patterns import annotated
 from dlcomp.graph.quantized import exact_steps
 from dlcomp.graph.walk import array_of, constant, dtype_of, shape_of
-from dlcomp.schedules import Records, select
+from dlcomp.schedules import ON_REQUEST, Records, select
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
 from dlcomp.target import Target
 
@@ -32,7 +32,7 @@ _FUSABLE = {"op_pattern": 4}
 
 
 def lower(
-    module: IRModule, target: Target, without: Collection[str] = (), records: Records | None = None
+    module: IRModule, target: Target, without: Collection[str] = ON_REQUEST, records: Records | None = None
 ) -> IRModule:
     """All operators of ``module`` as fused PrimFuncs for a CPU, by other templates than ``without``.
 

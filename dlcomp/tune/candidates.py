@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dlcomp.schedules import templates
+from dlcomp.schedules import ON_REQUEST, templates
 from dlcomp.schedules.workload import Workload, from_text
 from dlcomp.target import Target
 from dlcomp.tune.database import Database, ranked
@@ -41,7 +41,7 @@ def candidates(workload: Workload, target: Target) -> list[Candidate]:
     """All candidates, best estimate first, none twice."""
     found: dict[Any, Candidate] = {}
     for template in templates():
-        if not template.accepts(workload, target):
+        if template.name in ON_REQUEST or not template.accepts(workload, target):
             continue
         for knobs in template.space(workload, target):
             cost = float(template.estimate(workload, knobs, target))
