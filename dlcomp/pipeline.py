@@ -25,7 +25,7 @@ from dlcomp.graph.recurrence import with_kernels, written_out
 from dlcomp.graph.weights import lift_weights
 from dlcomp.model import Model
 from dlcomp.runtime.artifact import Artifact
-from dlcomp.schedules import Records, schedule
+from dlcomp.schedules import SPARSE, Records, schedule
 from dlcomp.target import Target
 from dlcomp.tune.candidates import choices
 from dlcomp.tune.database import Database
@@ -38,6 +38,7 @@ def compile_model(
     target: str | Mapping[str, Any] | Target = "host",
     *,
     winograd: bool = True,
+    sparse: bool = True,
     db: str | os.PathLike[str] | None = None,
 ) -> Artifact:
     """``model`` as a runnable artifact for ``target``.
@@ -49,6 +50,9 @@ def compile_model(
     winograd : bool
         Whether 3x3 convolutions may be computed by minimal filtering: two to three times as fast, three bits
         less exact, and a NaN or infinity in the image spreads over the whole tile of 4 x 4 outputs.
+    sparse : bool
+        Whether zeros of weights may be skipped where that is faster: then a NaN or infinity in an input that
+        meets only zeros does not reach the output.
     db : path, optional
         What :func:`dlcomp.tune` measured on this target; workloads without a record are estimated.
 
@@ -70,11 +74,12 @@ def compile_model(
         program = _cuda(model, resolved)
     else:
         records = choices(Database.open(db), resolved) if db is not None else None
-        program = _cpu(model, resolved, () if winograd else ("conv2d.winograd",), records)
+        without = {*(() if winograd else ("conv2d.winograd",)), *(() if sparse else SPARSE)}
+        program = _cpu(model, resolved, without, records)
     with _phase("package"):
         return Artifact.build(
             program,
-            options={"winograd": winograd},
+            options={"winograd": winograd, "sparse": sparse},
             model_name=model.name,
             history=model.history,
             source=model.path,
@@ -152,8 +157,7 @@ def _schedule_all(
             continue
         scheduled = schedule(func, target, records)
         updated[var] = scheduled.schedule.mod["main"]
-        flops = scheduled.workload.flops if scheduled.workload else 0
-        kernels.append(_account(var, func, scheduled.label, flops))
+        kernels.append(_account(var, func, scheduled.label, scheduled.flops))
     return IRModule(updated, attrs=module.attrs), tuple(kernels)
 
 
