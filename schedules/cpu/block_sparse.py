@@ -16,8 +16,9 @@ import numpy as np
 from tvm import te, tirx
 
 from dlcomp.schedules.anchor import Anchor
-from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, dynamic_loop, local, seq, vload, vstore
+from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, dynamic_loop, scratch, seq, vload, vstore
 from dlcomp.schedules.cpu.tile import (
+    ON_THE_STACK,
     bytes_a_cycle,
     clear,
     independent_sums,
@@ -61,7 +62,7 @@ def pack(
 
 
 def balanced(work: np.ndarray, shares: int) -> np.ndarray:
-    """An order of the items in which ``shares`` runs of ``ceil(items / shares)`` take about the same ``work``.
+    """An order in which ``shares`` runs of ``ceil(items / shares)`` items take about the same ``work``.
 
     The largest first, each to the share with the least so far that has room (Graham, 1969); within a share
     they keep their order.
@@ -128,10 +129,12 @@ def tile(
 
     Short tiles are summed in several accumulators, which hide the latency of a multiply-add.
     """
+    # TVM asks the runtime for the memory of a buffer in the scope "local", whatever its size, which costs a
+    # tile of few vectors as much as they do. In the global scope a small one is on the stack: in registers.
     lanes = lanes_of(target)
     parts = len(pieces(width, lanes))
     sums = max(1, min(8, -(-independent_sums(target) // (rows * parts))))
-    acc = local("acc", sums * rows * width)
+    acc = scratch("acc", (sums * rows * width,))
     begin, end = (tirx.Var(name, "int64") for name in ("begin", "end"))
 
     def step(j: Expr, part: int) -> Stmt:
@@ -168,10 +171,10 @@ def tile(
         stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
     return seq(
         [
+            alloc(acc),
             tirx.Bind(block, tirx.BufferLoad(operands.index, [place]).astype("int64")),
             tirx.Bind(begin, tirx.BufferLoad(operands.index, [block + blocks]).astype("int64")),
             tirx.Bind(end, tirx.BufferLoad(operands.index, [block + (blocks + 1)]).astype("int64")),
-            alloc(acc),
             clear(acc, sums * rows, width, lanes, tirx.const(0, "float32")),
             *loops,
             stores,
@@ -200,7 +203,8 @@ def tile_heights(rows: int, stored: str, target: Target) -> list[tuple[int, int]
     for width in sorted(set(counts(stored)) - {1}):
         parts = len(pieces(width, lanes))
         # Beside the sums: the weights of a step, one input, and two that LLVM wants.
-        most = max(1, (target.vector_registers - 3 - parts) // parts)
+        fitting = (target.vector_registers - 3 - parts) // parts
+        most = max(1, min(fitting, (ON_THE_STACK - 1) // (4 * width)))
         found = {-(-rows // tiles) for tiles in range(-(-rows // most), rows + 1)}
         shapes += [(height, width) for height in sorted(found) if height >= min(rows, max(1, most // 4))]
     return shapes
@@ -217,4 +221,4 @@ def tile_estimate(
     multiply = max(tile_cycles(rows, width, target), stream) * steps
     # The inputs are read by lines of 16, of which few are skipped.
     lines = min(steps, inputs / 16) * rows * 64
-    return max(multiply, lines / bytes_a_cycle(resident, target)) + 3 * rows * (width / 8) + 20
+    return max(multiply, lines / bytes_a_cycle(resident, target)) + 1.5 * rows * (width / 8) + 10

@@ -17,11 +17,11 @@ from dlcomp.schedules.cpu.arithmetic import FLOAT32, Arithmetic
 from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, local, loop, seq, splat, vload, vstore
 from dlcomp.target import Target
 
-# Processors that execute a 512-bit instruction as two halves: there 256 bits take half the time.
 # TVM takes what is larger than so many bytes from the runtime's pool.
-_ON_THE_STACK = 1024
+ON_THE_STACK = 1024
 # Operations behind an operator that are written out for every row of its tile.
 _SHORT_EPILOGUE = 60
+# Processors that execute a 512-bit instruction as two halves: there 256 bits take half the time.
 _HALF_WIDTH_UNITS = frozenset({"znver4"})
 
 
@@ -127,7 +127,7 @@ def write_rows(
     """
     if rows == 1 or anchor.operations <= _SHORT_EPILOGUE:
         return seq([write_back(anchor, acc, r, stride, width, lanes, lead(r), column) for r in range(rows)])
-    group = max(1, _ON_THE_STACK // (4 * stride))
+    group = max(1, ON_THE_STACK // (4 * stride))
     kept = local("kept", min(group, rows) * stride, str(acc.dtype))
     statements = [alloc(kept)]
     for first in range(0, rows, group):
