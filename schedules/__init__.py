@@ -20,6 +20,7 @@ from dlcomp.schedules.cpu.conv2d_sparse import SparseConv2d
 from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm
 from dlcomp.schedules.cpu.gemm_blocked import BlockedGemm, BlockedMatmul
 from dlcomp.schedules.cpu.gemm_sparse import SparseGemm
+from dlcomp.schedules.cpu.gemm_unstructured import UnstructuredGemm
 from dlcomp.schedules.cpu.open_shapes import OpenConv2d, OpenGemm, OpenWindow2d
 from dlcomp.schedules.cpu.window2d import DirectWindow2d
 from dlcomp.schedules.cpu.winograd import WinogradConv2d
@@ -35,6 +36,7 @@ TEMPLATES: tuple[Template, ...] = (
     PackedGemm(),
     BlockedGemm(),
     SparseGemm(),
+    UnstructuredGemm(),
     DirectBatchMatmul(),
     BlockedMatmul(),
     DirectWindow2d(),
@@ -44,7 +46,7 @@ TEMPLATES: tuple[Template, ...] = (
 )
 
 # Those that skip zeros of stored weights.
-SPARSE = ("conv2d.block_sparse", "gemm.block_sparse")
+SPARSE = ("conv2d.block_sparse", "gemm.block_sparse", "gemm.unstructured")
 
 # What a database says: for a workload's text, names of templates and their knobs, best first.
 Records = Mapping[str, Sequence[tuple[str, Knobs]]]

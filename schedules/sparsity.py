@@ -23,9 +23,13 @@ def left(matrix: np.ndarray) -> str:
     weights = np.count_nonzero(matrix)
     if not matrix.size or weights > (1 - _LEAST_ZEROS) * matrix.size:
         return ""
-    found = {width: int(vectors(matrix, width).sum()) for width in WIDTHS}
-    fitting = {width: count for width, count in found.items() if count * width <= _MOST_STORED * weights}
-    return " ".join(f"{width}:{count}" for width, count in fitting.items())
+    parts = []
+    for width in WIDTHS:
+        kept = vectors(matrix, width)
+        count = int(kept.sum())
+        if count * width <= _MOST_STORED * weights and count <= (1 - _LEAST_ZEROS) * kept.size:
+            parts.append(f"{width}:{count}")
+    return " ".join(parts)
 
 
 def example(inputs: int, outputs: int, stored: str, rng: np.random.Generator) -> np.ndarray:

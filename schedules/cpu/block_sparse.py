@@ -125,15 +125,49 @@ def tile(
     scalar: Callable[[int, Expr], Expr],
     lead: Callable[[Any], list[Expr]],
 ) -> Stmt:
-    """``rows`` results of the block at ``place`` of the order; ``scalar(row, offset)`` is an input of one.
+    """``rows`` results of the block at ``place`` of the order; ``scalar(row, offset)`` is an input of one."""
+    lanes = lanes_of(target)
+    block = tirx.Var("block", "int64")
+    acc, body = multiply(
+        operands,
+        block,
+        (rows, width),
+        target,
+        lambda j, offset, column, size: vload(operands.values, [j, const(column)], size),
+        lambda j, offset, row: scalar(row, offset),
+    )
+    blocks, tail = -(-outputs // width), outputs - (-(-outputs // width) - 1) * width
 
-    Short tiles are summed in several accumulators, which hide the latency of a multiply-add.
+    def store(columns: int) -> Stmt:
+        return write_rows(anchor, acc, rows, width, columns, lanes, lead, block * width)
+
+    stores = store(tail) if blocks == 1 else store(width)
+    if blocks > 1 and tail != width:
+        stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
+    where = tirx.Bind(block, tirx.BufferLoad(operands.index, [place]).astype("int64"))
+    return seq([alloc(acc), where, *body, stores])
+
+
+def multiply(
+    operands: Operands,
+    block: Expr,
+    shape: tuple[int, int],
+    target: Target,
+    vector: Callable[[Expr, Expr, int, int], Expr],
+    scalar: Callable[[Expr, Expr, int], Expr],
+) -> tuple[Expr, list[Stmt]]:
+    """The accumulators ``(rows, width)`` of a block, to be declared, and the statements that fill them.
+
+    At the j-th weights that are stored, with their offset, ``vector(j, offset, column, size)`` is what all
+    rows share, ``scalar(j, offset, row)`` what a row multiplies it by. Short tiles are summed in several
+    accumulators, which hide the latency of a multiply-add; the sums are the first one's.
     """
-    # TVM asks the runtime for the memory of a buffer in the scope "local", whatever its size, which costs a
-    # tile of few vectors as much as they do. In the global scope a small one is on the stack: in registers.
+    rows, width = shape
     lanes = lanes_of(target)
     parts = len(pieces(width, lanes))
     sums = max(1, min(8, -(-independent_sums(target) // (rows * parts))))
+    # TVM asks the runtime for the memory of a buffer in the scope "local", whatever its size, which costs a
+    # tile of few vectors as much as they do. In the global scope a small one is on the stack: in registers.
     acc = scratch("acc", (sums * rows * width,))
     begin, end = (tirx.Var(name, "int64") for name in ("begin", "end"))
 
@@ -144,8 +178,8 @@ def tile(
             range(part * rows, (part + 1) * rows),
             width,
             lanes,
-            lambda column, size: vload(operands.values, [j, const(column)], size),
-            lambda row: scalar(row - part * rows, offset),
+            lambda column, size: vector(j, offset, column, size),
+            lambda row: scalar(j, offset, row - part * rows),
         )
         return seq([tirx.Bind(offset, tirx.BufferLoad(operands.offsets, [j]).astype("int64")), body])
 
@@ -160,26 +194,13 @@ def tile(
             dynamic_loop("j", begin + full * sums, count - full * sums, lambda j: step(j, 0)),
             _add_up(acc, sums, rows * width, lanes),
         ]
-    blocks, tail = -(-outputs // width), outputs - (-(-outputs // width) - 1) * width
-    block = tirx.Var("block", "int64")
-
-    def store(columns: int) -> Stmt:
-        return write_rows(anchor, acc, rows, width, columns, lanes, lead, block * width)
-
-    stores = store(tail) if blocks == 1 else store(width)
-    if blocks > 1 and tail != width:
-        stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
-    return seq(
-        [
-            alloc(acc),
-            tirx.Bind(block, tirx.BufferLoad(operands.index, [place]).astype("int64")),
-            tirx.Bind(begin, tirx.BufferLoad(operands.index, [block + blocks]).astype("int64")),
-            tirx.Bind(end, tirx.BufferLoad(operands.index, [block + (blocks + 1)]).astype("int64")),
-            clear(acc, sums * rows, width, lanes, tirx.const(0, "float32")),
-            *loops,
-            stores,
-        ]
-    )
+    first = block + operands.blocks
+    return acc, [
+        tirx.Bind(begin, tirx.BufferLoad(operands.index, [first]).astype("int64")),
+        tirx.Bind(end, tirx.BufferLoad(operands.index, [first + 1]).astype("int64")),
+        clear(acc, sums * rows, width, lanes, tirx.const(0, "float32")),
+        *loops,
+    ]
 
 
 def _add_up(acc: Expr, sums: int, size: int, lanes: int) -> Stmt:
