@@ -9,6 +9,7 @@ from how many zeros on it does. MiniLM is made sparse by magnitude: only its spe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ def crossing(measured: Sequence[tuple[float, float]]) -> float | None:
     """The share of zeros at which the ratio reaches one; the first share if it is above one there."""
     if measured[0][1] >= 1:
         return measured[0][0]
-    for (low, below), (high, above) in zip(measured, measured[1:], strict=False):
+    for (low, below), (high, above) in pairwise(measured):
         if above >= 1:
             return low + (high - low) * (1 - below) / (above - below)
     return None

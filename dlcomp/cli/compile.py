@@ -27,6 +27,9 @@ def command(
     winograd: Annotated[
         bool, typer.Option("--winograd/--no-winograd", help="3x3 convolutions by minimal filtering.")
     ] = True,
+    sparse: Annotated[
+        bool, typer.Option("--sparse/--no-sparse", help="Skip zeros of weights where that is faster.")
+    ] = True,
     db: Annotated[
         Path | None, typer.Option("--db", metavar="DIR", help="What `dlcomp tune` measured on this target.")
     ] = None,
@@ -45,7 +48,7 @@ def command(
     path = output or Path(f"{model.stem}.dlc")
     begin = time.perf_counter()
     artifact = dlcomp.load(model, parse_shapes(shape), values=values).compile(
-        chosen, winograd=winograd, db=db
+        chosen, winograd=winograd, sparse=sparse, db=db
     )
     artifact.save(path, coded=coded)
     seconds = time.perf_counter() - begin

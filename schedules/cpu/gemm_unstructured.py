@@ -18,7 +18,7 @@ from dlcomp.schedules.anchor import Anchor
 from dlcomp.schedules.cpu.block_sparse import Operands, definition, multiply, pack
 from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, loop, scratch, seq, vload, vstore
 from dlcomp.schedules.cpu.gemm import unflatten
-from dlcomp.schedules.cpu.tile import lanes_of, write_back
+from dlcomp.schedules.cpu.tile import bytes_a_cycle, lanes_of, write_back
 from dlcomp.schedules.cpu.transpose import turn
 from dlcomp.schedules.parallel import parallel_kind
 from dlcomp.schedules.sparsity import counts
@@ -26,7 +26,7 @@ from dlcomp.schedules.template import Knobs, Template, annotations
 from dlcomp.schedules.workload import Gemm, Workload
 from dlcomp.target import Target
 
-# Bytes a cycle of turned rows from L2: whole lines that follow each other, of which none is needed twice soon.
+# Bytes a cycle of turned rows from L2: whole lines, mostly one after the other.
 _L2_BYTES = 36
 
 
@@ -56,8 +56,10 @@ class UnstructuredGemm(Template):
         wl, rows = workload, knobs["rows"]
         # A step loads a vector of rows, a weight and its offset; 256 bits a load, two loads a cycle.
         stream = rows * 4 / (_L2_BYTES if wl.k * rows * 4 > target.l1_bytes * 3 // 4 else 128)
-        step = max((rows / 8 + 2) / 2, stream)
-        a_tile = counts(wl.stored)[1] * step + 10 * wl.n + 0.25 * (wl.k + wl.n) * rows
+        stored = counts(wl.stored)[1]
+        # All weights pass by for every tile, and push the rows out of L1: 6 bytes, measured as if they were 8.
+        step = max((rows / 8 + 2) / 2, stream) + 8 / bytes_a_cycle(6 * stored, target)
+        a_tile = stored * step + 10 * wl.n + 0.25 * (wl.k + wl.n) * rows
         return -(-wl.m // rows) * a_tile
 
     def flops(self, workload: Workload, knobs: Knobs) -> int:
