@@ -5,6 +5,7 @@ What is stored and how a tile multiplies by it is in :mod:`dlcomp.schedules.cpu.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from kernels import run, template
 from nets import TARGETS, Net, check, compile_for, reference, schedules
 
+import dlcomp
 from dlcomp.schedules.cpu.block_sparse import balanced
 from dlcomp.schedules.sparsity import counts, left, vectors
 from dlcomp.schedules.workload import Conv2d, Gemm
@@ -165,8 +168,6 @@ def test_dense_weights_and_few_zeros_stay_dense() -> None:
 
 
 def test_sparse_kernels_can_be_refused() -> None:
-    import dlcomp
-
     net, y = _net(sparse(np.random.default_rng(0), 128, 128, 0.1), 32)
     net.output(y)
     model = dlcomp.load(net.model())
@@ -240,3 +241,22 @@ def test_blocks_are_dealt_evenly(work: list[int], shares: int) -> None:
     if len(work) % shares == 0:
         # Of equally long shares, none has more than an even part and the largest block.
         assert max(sums) <= sum(work) / shares + max(work)
+
+
+def test_an_artifact_of_sparse_kernels_is_saved_whole(tmp_path: Path) -> None:
+    """Also with coded weights; offsets of more than 65,535 inputs are wider."""
+    net = Net()
+    x, wide = net.input(4, 64), net.input(3, 70000)
+    small, large = sparse(net.rng, 64, 64, 0.1), sparse(net.rng, 70000, 16, 0.001)
+    net.output(net.op("MatMul", x, net.constant(small)), net.op("MatMul", wide, net.constant(large)))
+    feed = net.random_inputs()
+    (artifact, *_) = check(net, feed)
+    assert set(schedules(artifact, "gemm")) == {"gemm.block_sparse"}
+    want = artifact.run(feed)
+    for coded in (False, True):
+        path = tmp_path / f"{coded}.dlc"
+        artifact.save(path, coded=coded)
+        # The dense weights alone take 4.5 MB.
+        assert path.stat().st_size < 1_000_000
+        for name, found in dlcomp.open(path).run(feed).items():
+            np.testing.assert_array_equal(found, want[name])
