@@ -63,9 +63,11 @@ class SparseGemm(Template):
         # In a chunk every tile of rows reads the same block, else all of them in turn.
         values = stored * width * 4 // (blocks if chunk > 1 else 1)
         inputs = rows * workload.k * 4 * chunk
-        return (
-            tiles * blocks * tile_estimate(stored / blocks, workload.k, rows, width, values, inputs, target)
-        )
+        a_tile = tile_estimate(stored / blocks, workload.k, rows, width, values, inputs, target)
+        # Rows at a multiple of 4096 bytes are all in the same few sets of L1, of which a tile has eight lines.
+        places = 4096 // math.gcd(workload.k * 4, 4096)
+        crowding = 0.5 * rows if rows > 10 * places else 0.0
+        return tiles * (blocks * a_tile + stored * crowding)
 
     def flops(self, workload: Workload, knobs: Knobs) -> int:
         assert isinstance(workload, Gemm)
