@@ -64,7 +64,7 @@ class SparseGemm(Template):
         values = stored * width * 4 // (blocks if chunk > 1 else 1)
         inputs = rows * workload.k * 4 * chunk
         a_tile = tile_estimate(stored / blocks, workload.k, rows, width, values, inputs, target)
-        # Rows at a multiple of 4096 bytes are all in the same few sets of L1, of which a tile has eight lines.
+        # Rows at a multiple of 4096 bytes are all in the same few sets of L1, of eight lines each.
         places = 4096 // math.gcd(workload.k * 4, 4096)
         crowding = 0.5 * rows if rows > 10 * places else 0.0
         return tiles * (blocks * a_tile + stored * crowding)
