@@ -57,8 +57,8 @@ class UnstructuredGemm(Template):
         # A step loads a vector of rows, a weight and its offset; 256 bits a load, two loads a cycle.
         stream = rows * 4 / (_L2_BYTES if wl.k * rows * 4 > target.l1_bytes * 3 // 4 else 128)
         stored = counts(wl.stored)[1]
-        # All weights, 6 bytes each, pass by for every tile and push the rows out of L1: as if they were 8.
-        step = max((rows / 8 + 2) / 2, stream) + 8 / bytes_a_cycle(6 * stored, target)
+        # All weights, 6 bytes each, pass by for every tile and push the rows out of L1: as if they were 12.
+        step = max((rows / 8 + 2) / 2, stream) + 12 / bytes_a_cycle(6 * stored, target)
         a_tile = stored * step + 10 * wl.n + 0.25 * (wl.k + wl.n) * rows
         return -(-wl.m // rows) * a_tile
 
