@@ -32,9 +32,9 @@ from dlcomp.target import Target
 TEMPLATES: tuple[Template, ...] = (
     DirectConv2d(),
     WinogradConv2d(),
-    SparseConv2d(),
     PackedGemm(),
     BlockedGemm(),
+    SparseConv2d(),
     SparseGemm(),
     UnstructuredGemm(),
     DirectBatchMatmul(),
