@@ -25,7 +25,7 @@ from dlcomp.graph.recurrence import with_kernels, written_out
 from dlcomp.graph.weights import lift_weights
 from dlcomp.model import Model
 from dlcomp.runtime.artifact import Artifact
-from dlcomp.schedules import Records, schedule
+from dlcomp.schedules import SPARSE, Records, schedule
 from dlcomp.target import Target
 from dlcomp.tune.candidates import choices
 from dlcomp.tune.database import Database
@@ -39,6 +39,7 @@ def compile_model(
     *,
     winograd: bool = True,
     strassen: bool = False,
+    sparse: bool = True,
     db: str | os.PathLike[str] | None = None,
 ) -> Artifact:
     """``model`` as a runnable artifact for ``target``.
@@ -53,6 +54,9 @@ def compile_model(
     strassen : bool
         Whether large products of two run-time operands may be computed by Strassen's algorithm where that is
         expected to be faster: from about 3,000 rows and columns on, some bits less exact.
+    sparse : bool
+        Whether zeros of weights may be skipped where that is faster: then a NaN or infinity in an input that
+        meets only zeros does not reach the output.
     db : path, optional
         What :func:`dlcomp.tune` measured on this target; workloads without a record are estimated.
 
@@ -74,12 +78,12 @@ def compile_model(
         program = _cuda(model, resolved)
     else:
         records = choices(Database.open(db), resolved) if db is not None else None
-        lossy = {"conv2d.winograd": winograd, "matmul.strassen": strassen}
+        lossy = {"conv2d.winograd": winograd, "matmul.strassen": strassen, **dict.fromkeys(SPARSE, sparse)}
         program = _cpu(model, resolved, [name for name, taken in lossy.items() if not taken], records)
     with _phase("package"):
         return Artifact.build(
             program,
-            options={"winograd": winograd, "strassen": strassen},
+            options={"winograd": winograd, "strassen": strassen, "sparse": sparse},
             model_name=model.name,
             history=model.history,
             source=model.path,
@@ -157,8 +161,7 @@ def _schedule_all(
             continue
         scheduled = schedule(func, target, records)
         updated[var] = scheduled.schedule.mod["main"]
-        flops = scheduled.workload.flops if scheduled.workload else 0
-        kernels.append(_account(var, func, scheduled.label, flops))
+        kernels.append(_account(var, func, scheduled.label, scheduled.flops))
     return IRModule(updated, attrs=module.attrs), tuple(kernels)
 
 

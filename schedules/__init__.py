@@ -16,8 +16,11 @@ from tvm import IRModule, s_tir
 from dlcomp.schedules import anchor as anchors
 from dlcomp.schedules.cpu import default, transpose
 from dlcomp.schedules.cpu.conv2d import DirectConv2d
+from dlcomp.schedules.cpu.conv2d_sparse import SparseConv2d
 from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm
 from dlcomp.schedules.cpu.gemm_blocked import BlockedMatmul
+from dlcomp.schedules.cpu.gemm_sparse import SparseGemm
+from dlcomp.schedules.cpu.gemm_unstructured import UnstructuredGemm
 from dlcomp.schedules.cpu.open_shapes import OpenConv2d, OpenGemm, OpenWindow2d
 from dlcomp.schedules.cpu.strassen import StrassenMatmul
 from dlcomp.schedules.cpu.window2d import DirectWindow2d
@@ -31,6 +34,9 @@ TEMPLATES: tuple[Template, ...] = (
     DirectConv2d(),
     WinogradConv2d(),
     PackedGemm(),
+    SparseConv2d(),
+    SparseGemm(),
+    UnstructuredGemm(),
     DirectBatchMatmul(),
     BlockedMatmul(),
     StrassenMatmul(),
@@ -42,6 +48,9 @@ TEMPLATES: tuple[Template, ...] = (
 
 # Templates that lose digits and are taken only where that was asked for.
 ON_REQUEST = frozenset({"matmul.strassen"})
+
+# Those that skip zeros of stored weights.
+SPARSE = ("conv2d.block_sparse", "gemm.block_sparse", "gemm.unstructured")
 
 # What a database says: for a workload's text, names of templates and their knobs, best first.
 Records = Mapping[str, Sequence[tuple[str, Knobs]]]
@@ -61,15 +70,17 @@ def register(template: Template) -> None:
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A scheduled function, who did it, and for what workload.
+    """A scheduled function, who did it, for what workload, and in how many operations.
 
-    The label is ``template{knobs}``, with the arithmetic if it is not float32, followed by `` tuned`` if a
-    database chose it; else ``default``.
+    The label is ``template{knobs}``, with the arithmetic if it is not float32 and the share of the
+    multiplications that is left if zeros are skipped, followed by `` tuned`` if a database chose it; else
+    ``default``.
     """
 
     schedule: Any
     label: str
     workload: Workload | None = None
+    flops: int = 0
 
 
 def select(
@@ -102,7 +113,8 @@ def schedule(func: Any, target: Target, records: Records | None = None) -> Sched
     if not _has_blocks(func):
         whole = s_tir.Schedule(IRModule({"main": func}))
         if ANNOTATION in func.attrs:  # a kernel that was written for its workload
-            return Scheduled(whole, str(func.attrs[KNOBS]), from_text(str(func.attrs[ANNOTATION])))
+            written = from_text(str(func.attrs[ANNOTATION]))
+            return Scheduled(whole, str(func.attrs[KNOBS]), written, written.flops)
         return Scheduled(whole, "none")
     found = anchors.find(func)
     if found is not None:
@@ -114,10 +126,11 @@ def schedule(func: Any, target: Target, records: Records | None = None) -> Sched
             settings = ",".join(f"{k}={v}" for k, v in knobs.items())
             kind = getattr(workload, "arithmetic", "float32")
             settings += "" if kind == "float32" else f",{kind}"
+            flops = template.flops(workload, knobs)
+            settings += "" if flops == workload.flops else f",density={flops / workload.flops:.2f}"
             tuned = " tuned" if records and (name, knobs) in records.get(found.workload, ()) else ""
-            return Scheduled(
-                template.schedule(found, workload, knobs, target), f"{name}{{{settings}}}{tuned}", workload
-            )
+            made = template.schedule(found, workload, knobs, target)
+            return Scheduled(made, f"{name}{{{settings}}}{tuned}", workload, flops)
         except UnknownExpression:
             pass  # an epilogue that cannot be taken apart: the operator's definition still runs
     crossing = transpose.find(func)

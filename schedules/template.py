@@ -54,6 +54,10 @@ class Template(ABC):
     def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
         """``tvm.s_tir.Schedule`` of the operator with everything that was fused behind it."""
 
+    def flops(self, workload: Workload, knobs: Knobs) -> int:
+        """Operations that the kernel does; all of the workload's unless some are left out."""
+        return workload.flops
+
     def choose(self, workload: Workload, target: Target) -> Knobs:
         """The knobs that the estimate likes best."""
         return min(self.space(workload, target), key=lambda knobs: self.estimate(workload, knobs, target))

@@ -21,7 +21,8 @@ class Conv2d:
 
     ``top`` and ``left`` are the zeros before the image; those after it follow from ``oh`` and ``ow``. For
     images of open size ``n``, ``h``, ``w``, ``oh`` and ``ow`` are 0, and the image comes padded.
-    ``arithmetic`` names the types of the elements (:mod:`dlcomp.schedules.cpu.arithmetic`).
+    ``arithmetic`` names the types of the elements (:mod:`dlcomp.schedules.cpu.arithmetic`), ``stored`` what
+    is left of weights with many zeros (:mod:`dlcomp.schedules.sparsity`).
     """
 
     n: int
@@ -41,6 +42,7 @@ class Conv2d:
     left: int
     groups: int
     arithmetic: str = "float32"
+    stored: str = ""
 
     @property
     def flops(self) -> int:
@@ -49,12 +51,16 @@ class Conv2d:
 
 @dataclass(frozen=True)
 class Gemm:
-    """(m, k) by a constant (k, n), packed at compile time, into (m, n); ``m`` is 0 if it is open."""
+    """(m, k) by a constant (k, n), packed at compile time, into (m, n); ``m`` is 0 if it is open.
+
+    ``arithmetic`` and ``stored`` are those of :class:`Conv2d`.
+    """
 
     m: int
     n: int
     k: int
     arithmetic: str = "float32"
+    stored: str = ""
 
     @property
     def flops(self) -> int:
@@ -140,10 +146,11 @@ _KINDS: Mapping[str, type[Any]] = {t.__name__: t for t in (Conv2d, Gemm, BatchMa
 
 
 def to_text(workload: Workload) -> str:
-    """The workload as one line of JSON; float32, which most are, is not said."""
+    """The workload as one line of JSON; float32 and weights without zeros, which most are, are not said."""
     fields = asdict(workload)
-    if fields.get("arithmetic") == "float32":
-        del fields["arithmetic"]
+    for name, usual in (("arithmetic", "float32"), ("stored", "")):
+        if fields.get(name) == usual:
+            del fields[name]
     return json.dumps({"op": type(workload).__name__, **fields})
 
 

@@ -30,6 +30,9 @@ def command(
     strassen: Annotated[
         bool, typer.Option("--strassen/--no-strassen", help="Large products by Strassen's algorithm.")
     ] = False,
+    sparse: Annotated[
+        bool, typer.Option("--sparse/--no-sparse", help="Skip zeros of weights where that is faster.")
+    ] = True,
     db: Annotated[
         Path | None, typer.Option("--db", metavar="DIR", help="What `dlcomp tune` measured on this target.")
     ] = None,
@@ -48,7 +51,7 @@ def command(
     path = output or Path(f"{model.stem}.dlc")
     begin = time.perf_counter()
     artifact = dlcomp.load(model, parse_shapes(shape), values=values).compile(
-        chosen, winograd=winograd, strassen=strassen, db=db
+        chosen, winograd=winograd, strassen=strassen, sparse=sparse, db=db
     )
     artifact.save(path, coded=coded)
     seconds = time.perf_counter() - begin

@@ -21,6 +21,7 @@ from dlcomp.graph.patterns import annotated
 from dlcomp.graph.quantized import exact_steps
 from dlcomp.graph.walk import array_of, constant, dtype_of, shape_of
 from dlcomp.schedules import ON_REQUEST, Records, select
+from dlcomp.schedules.sparsity import left as weights_left
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
 from dlcomp.target import Target
 
@@ -117,10 +118,11 @@ def _conv2d(bb: relax.BlockBuilder, call: Any, target: Target, choose: Choose) -
     if groups == channels == co:
         workload = Window2d("depthwise", n, h, w, channels, out[1], out[2], **geometry)
     elif (kh, kw, sh, sw, groups) == (1, 1, 1, 1, 1) and not (top or left or bottom or right):
-        workload = Gemm(n * h * w, co, ci)
+        workload = Gemm(n * h * w, co, ci, stored=weights_left(array.reshape(co, ci).T))
         weight = constant(array.reshape(co, ci).T)
     else:
-        workload = Conv2d(n, h, w, ci, out[1], out[2], co // groups, **geometry, groups=groups)
+        stored = weights_left(array.reshape(co, -1).T) if groups == 1 else ""
+        workload = Conv2d(n, h, w, ci, out[1], out[2], co // groups, **geometry, groups=groups, stored=stored)
         if np.array_equal(array, np.rint(array)):
             # Whole weights are those of integer arithmetic in float32, which minimal filtering would round.
             return _anchored(bb, call, workload, functools.partial(choose, exact=True), [data, weight])
@@ -221,13 +223,15 @@ def _matmul(bb: relax.BlockBuilder, call: Any, target: Target, choose: Choose) -
     if not is_f32(left, right):
         return default(bb, call)
     m, k, n = a[-2], a[-1], b[-1]
-    if array_of(right) is not None and len(b) == 2:
+    array = array_of(right)
+    if array is not None and len(b) == 2:
         for extent in a[:-2]:
             m *= extent
         if is_open((k, n)):
             return default(bb, call)
-        workload = Gemm(m if isinstance(m, int) else 0, n, k)
-        if not isinstance(m, int):
+        is_known = isinstance(m, int)
+        workload = Gemm(m, n, k, stored=weights_left(array)) if is_known else Gemm(0, n, k)
+        if not is_known:
             return _anchored(bb, call, workload, choose, [left, right])
     elif is_open((*a, *b)):
         return default(bb, call)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dlcomp.schedules.cpu.arithmetic import arithmetic_of
+from dlcomp.schedules.sparsity import example
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload, to_text
 
 
@@ -25,13 +26,19 @@ def operands(workload: Workload) -> tuple[list[np.ndarray], bool]:
     if isinstance(workload, Gemm | Conv2d) and workload.arithmetic != "float32":
         return _integers(workload, rng), True
     if isinstance(workload, Gemm):
-        return [normal(workload.m, workload.k), normal(workload.k, workload.n)], True
+        weight = normal(workload.k, workload.n)
+        if workload.stored:
+            weight = example(workload.k, workload.n, workload.stored, rng)
+        return [normal(workload.m, workload.k), weight], True
     if isinstance(workload, BatchMatmul):
         wl = workload
         return [normal(wl.batch, wl.m, wl.k), normal(wl.batch, wl.k, wl.n)], False
     if isinstance(workload, Conv2d):
         c = workload
         image = normal(c.n, c.h, c.w, c.ci * c.groups)
+        if c.stored:
+            weight = example(c.kh * c.kw * c.ci, c.co, c.stored, rng).T.reshape(c.co, c.kh, c.kw, c.ci)
+            return [image, weight], True
         return [image, normal(c.co * c.groups, c.kh, c.kw, c.ci)], True
     image = normal(workload.n, workload.h, workload.w, workload.c)
     if workload.kind == "depthwise":

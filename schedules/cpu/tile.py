@@ -30,11 +30,11 @@ from dlcomp.target import Target
 
 # Elements of a buffer of sums: a multiple of every vector, less than TVM puts on the stack.
 _PART = 128
-# Processors that execute a 512-bit instruction as two halves: there 256 bits take half the time.
 # TVM takes what is not smaller than 1024 bytes from the runtime's pool.
 _ON_THE_STACK = 1020
 # Operations behind an operator that are written out for every row of its tile.
 _SHORT_EPILOGUE = 60
+# Processors that execute a 512-bit instruction as two halves: there 256 bits take half the time.
 _HALF_WIDTH_UNITS = frozenset({"znver4"})
 
 

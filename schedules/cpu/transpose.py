@@ -7,7 +7,7 @@ cache line is touched once on both sides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,7 +138,7 @@ def _tile(found: Transposition, place: dict[int, Expr], side: int) -> Stmt:
     rows = [hold(vload(found.load.source, [at(i, r) for i in found.load.indices], side)) for r in range(side)]
     turned = local("turned", side * side)
     statements.insert(0, alloc(turned))
-    for row, vector in enumerate(_turn(rows, hold)):
+    for row, vector in enumerate(turn(rows, hold)):
         statements.append(vstore(turned, vector, [const(row * side)], side))
     for row in range(side):
         statements.append(
@@ -167,8 +167,11 @@ def _store(
     )
 
 
-def _turn(rows: list[Expr], hold: Any) -> list[Expr]:
-    """The columns of a square of vectors: blocks off the diagonal change places, by halves of halves."""
+def turn(rows: list[Expr], hold: Callable[[Expr], Expr]) -> list[Expr]:
+    """The columns of a square of vectors: blocks off the diagonal change places, by halves of halves.
+
+    ``hold`` binds a value to a variable.
+    """
     side = len(rows)
     step = 1
     while step < side:

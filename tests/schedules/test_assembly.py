@@ -12,6 +12,7 @@ from kernels import prepared
 
 from dlcomp.schedules import select
 from dlcomp.schedules.cpu.tile import lanes_of, pieces, split_evenly
+from dlcomp.schedules.sparsity import example
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
 from dlcomp.target import Target
 
@@ -46,7 +47,8 @@ class Loop:
 
 def loops(assembly: str) -> list[Loop]:
     """The innermost loops of a listing."""
-    lines = [line.strip() for line in assembly.splitlines()]
+    # Labels of debug information stand anywhere.
+    lines = [line.strip() for line in assembly.splitlines() if not line.startswith(".Ltmp")]
     starts: dict[str, int] = {}
     found = []
     for number, line in enumerate(lines):
@@ -140,3 +142,35 @@ def test_depthwise_multiplies_whole_vectors(name: str) -> None:
     assert used
     assert all(register in line for line in used)
     assert "gather" not in assembly
+
+
+SPARSE = [
+    # Tiles of rows by vectors of outputs, then of vectors of rows by single weights.
+    (Gemm(64, 96, 64, stored="1:1232 8:154 16:77"), "gemm.block_sparse"),
+    (Gemm(1, 96, 64, stored="1:1232 8:154 16:77"), "gemm.block_sparse"),
+    (Gemm(64, 96, 64, stored="1:1228"), "gemm.unstructured"),
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(("workload", "taken"), SPARSE)
+def test_sparse_products_gather_nothing(name: str, workload: Gemm, taken: str) -> None:
+    """As many multiply-adds a step as a dense tile has, on whole vectors, and no call for its memory."""
+    register, multiply = TARGETS[name]
+    target = Target.parse(name)
+    weight = example(workload.k, workload.n, workload.stored, np.random.default_rng(0))
+    found = select(workload, target)
+    assert found is not None
+    assert found[0].name == taken
+    assembly, knobs = build(workload, [array(workload.m, workload.k), weight], target)
+    best = max(loops(assembly), key=lambda loop: loop.count(multiply))
+    blocked = "width" in knobs
+    parts = len(pieces(knobs["width" if blocked else "rows"], lanes_of(target)))
+    rows = knobs["rows"] if blocked else 1
+    assert best.count(multiply) >= rows * parts
+    assert best.count(multiply) % (rows * parts) == 0
+    assert any(register in line for line in best.lines)
+    assert not best.on_stack
+    assert "gather" not in assembly
+    if blocked:
+        assert "AllocWorkspace" not in assembly
