@@ -16,6 +16,7 @@ from dlcomp.codegen.cpu import build_cpu
 from dlcomp.codegen.link import objects_of
 from dlcomp.codegen.program import KernelInfo, Program
 from dlcomp.errors import DlcompError, InternalError, UsageError
+from dlcomp.frontend import load
 from dlcomp.graph.fold import fold_constants
 from dlcomp.graph.layout import channels_last
 from dlcomp.graph.lower import lower
@@ -136,8 +137,11 @@ def _vta(model: Model, target: Target) -> Program:
     from dlcomp.codegen.vta import compile_network
     from dlcomp.codegen.vta.stored import packaged
 
-    with _phase("codegen"):
-        return packaged(compile_network(model, target.arch), target)
+    with _phase("accelerator"):
+        network = compile_network(model, target.arch)
+    # What stays on the host is compiled for this machine, where the simulators run.
+    host = Target.host()
+    return packaged(network, target, lambda part: _cpu(load(part), host, (), None))
 
 
 def _schedule_all(

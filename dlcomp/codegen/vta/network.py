@@ -28,8 +28,8 @@ from dlcomp.vta_targets import load
 # The evaluator knows how to dequantize from this opset on.
 _EVALUATOR_OPSET = 19
 Values = dict[str, npt.NDArray[Any]]
-# Turns a segment of the host into a function of its inputs.
-HostCompiler = Callable[[onnx.ModelProto], Callable[[Mapping[str, npt.NDArray[Any]]], Values]]
+# A segment of the host as a function of its inputs.
+Run = Callable[[Mapping[str, npt.NDArray[Any]]], Values]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class VtaNetwork:
     signature: Signature
     plan: Partition
     regions: dict[int, Region]
-    hosts: dict[int, Callable[[Mapping[str, npt.NDArray[Any]]], Values]]
+    hosts: dict[int, Run]
     counters: list[Counters] = field(default_factory=list)
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]], *, engine: str = "simulator") -> Values:
@@ -155,9 +155,10 @@ def compile_network(
     *,
     timing: str | Timing = "pipelined",
     contexts: int = 2,
-    host: HostCompiler | None = None,
 ) -> VtaNetwork:
     """Compile a network that was quantized with scales that are powers of two.
+
+    What stays on the host is run by ONNX's reference evaluator; an artifact has it compiled.
 
     Parameters
     ----------
@@ -167,8 +168,6 @@ def compile_network(
         What the tiling is chosen for.
     contexts : int
         2 with double buffering, 1 without.
-    host : callable, optional
-        How to run what stays on the host; ONNX's reference evaluator if not given.
 
     Raises
     ------
@@ -190,7 +189,7 @@ def compile_network(
     regions, hosts = {}, {}
     for number, segment in enumerate(plan.segments):
         if isinstance(segment, HostSegment):
-            hosts[number] = (host or reference_host)(segment.network)
+            hosts[number] = _evaluated(segment.network)
         else:
             operators, folds = with_columns(segment.operators, segment.inputs, config.block)
             region = build_region(operators, segment.outputs, config, chosen, contexts=contexts)
@@ -204,7 +203,7 @@ def _shapes(segment: DeviceSegment) -> dict[str, tuple[int, ...]]:
     return {tensor.name: tensor.shape for tensor in read if tensor.name in segment.inputs}
 
 
-def reference_host(network: onnx.ModelProto) -> Callable[[Mapping[str, npt.NDArray[Any]]], Values]:
+def _evaluated(network: onnx.ModelProto) -> Run:
     """A segment of the host run by ONNX's reference evaluator."""
     from onnx import version_converter
     from onnx.reference import ReferenceEvaluator
