@@ -65,7 +65,7 @@ def compile_model(
     resolved = Target.parse(target)
     if resolved.kind == "vta":
         _require_sizes(model)
-        program = _vta(model, resolved)
+        program = _vta(model, resolved, db)
     elif resolved.kind == "cuda":
         _require_sizes(model)
         program = _cuda(model, resolved)
@@ -133,12 +133,14 @@ def _cuda(model: Model, target: Target) -> Program:
     return Program(model.signature, target, objects, weights, kernels, sources)
 
 
-def _vta(model: Model, target: Target) -> Program:
+def _vta(model: Model, target: Target, db: str | os.PathLike[str] | None) -> Program:
     from dlcomp.codegen.vta import compile_network
     from dlcomp.codegen.vta.stored import packaged
+    from dlcomp.tune.vta import tilings
 
     with _phase("accelerator"):
-        network = compile_network(model, target.arch)
+        tuned = tilings(Database.open(db), target) if db is not None else None
+        network = compile_network(model, target.arch, tuned=tuned)
     # What stays on the host is compiled for this machine, where the simulators run.
     host = Target.host()
     return packaged(network, target, lambda part: _cpu(load(part), host, (), None))

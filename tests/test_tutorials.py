@@ -56,3 +56,22 @@ def test_double_buffering_is_shown_and_pays() -> None:
     gain = float(text.split("two buffers are ")[1].split()[0])
     assert gain > 1.1
     assert text.count("#") > 100
+
+
+def test_a_network_runs_and_its_labels_are_right() -> None:
+    text = ran("06_vta_network.py")
+    right = [int(word.rstrip("%")) for word in text.split("right: ")[1].split() if word.endswith("%")]
+    assert right[0] >= 90
+    # float32 and the accelerator differ on at most three of the hundred pictures.
+    assert abs(right[0] - right[1]) <= 3
+    assert right[2] >= 97
+    assert float(text.split("onnxruntime: ")[1].split("%")[0]) < 5
+
+
+def test_tuning_never_loses_and_the_estimate_ranks_well() -> None:
+    text = ran("07_vta_tuning.py")
+    assert float(text.split("correlation of ")[1].split(",")[0]) > 0.8
+    before, after = (int(text.split("the network: ")[1].split()[n].replace(",", "")) for n in (0, 2))
+    # Layers are tuned by themselves; in a program they overlap a little.
+    assert after <= before * 1.005
+    assert text.count("blocks of") == 3

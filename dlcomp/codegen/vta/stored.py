@@ -16,7 +16,7 @@ import onnx
 
 from dlcomp.codegen.program import KernelInfo, Program
 from dlcomp.codegen.vta.columns import Columns
-from dlcomp.codegen.vta.network import Run, VtaNetwork
+from dlcomp.codegen.vta.network import LayerCycles, Run, VtaNetwork
 from dlcomp.codegen.vta.operators import Tensor
 from dlcomp.codegen.vta.partition import DeviceSegment, HostSegment, Partition
 from dlcomp.codegen.vta.region import Layer, Region
@@ -92,11 +92,18 @@ def packaged(network: VtaNetwork, target: Target, compiled: Callable[[onnx.Model
         "outputs": plan.outputs,
     }
     kernels = tuple(
-        KernelInfo(row.name, row.kind, 2 * row.macs, 0, f"vta: {row.cycles} cycles, {row.tiling}")
-        for row in network.cycles()
+        KernelInfo(row.name, row.kind, 2 * row.macs, 0, _schedule_text(row)) for row in network.cycles()
     )
     objects = {_HEADER: json.dumps(header).encode(), **bodies}
     return Program(network.signature, target, objects, tuple(weights), kernels)
+
+
+def _schedule_text(row: LayerCycles) -> str:
+    """The tiling as a template's knobs are written, so that what was tuned is counted."""
+    if row.tiling is None:
+        return f"vta: {row.cycles} cycles"
+    knobs = ",".join(f"{name}={int(value)}" for name, value in asdict(row.tiling).items())
+    return f"vta.conv{{{knobs}}} {row.cycles} cycles{' tuned' if row.tuned else ''}"
 
 
 def _host_entry(program: Program, first_weight: int) -> dict[str, Any]:
@@ -191,4 +198,4 @@ def _fold(raw: Mapping[str, Any]) -> Columns:
 
 def _layer(raw: Mapping[str, Any]) -> Layer:
     tiling = None if raw["tiling"] is None else Tiling(**raw["tiling"])
-    return Layer(raw["name"], raw["kind"], raw["begin"], raw["end"], raw["macs"], tiling)
+    return Layer(raw["name"], raw["kind"], raw["begin"], raw["end"], raw["macs"], tiling, raw["tuned"])
