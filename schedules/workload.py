@@ -166,10 +166,12 @@ class VtaConv:
     registers: int
     residual: bool
     wide: bool
+    transposed: bool = False
 
     @property
     def flops(self) -> int:
-        return 2 * self.n * self.oh * self.ow * self.co * self.groups * self.kh * self.kw * self.ci
+        pixels = self.h * self.w if self.transposed else self.oh * self.ow
+        return 2 * self.n * pixels * self.co * self.groups * self.kh * self.kw * self.ci
 
 
 Workload = Conv2d | Gemm | BatchMatmul | Window2d | Recurrence | VtaConv

@@ -73,7 +73,7 @@ def workload(conv: Conv, config: VtaConfig) -> VtaConv:
     return VtaConv(
         machine, n, channels // conv.groups, h, w, outputs // conv.groups, *conv.result.shape[2:], kh, kw,
         *conv.strides, *conv.dilations, *conv.pads, conv.groups, registers_of(conv, config.block),
-        conv.residual is not None, conv.wide,
+        conv.residual is not None, conv.wide, conv.transposed,
     )  # fmt: skip
 
 

@@ -8,11 +8,23 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from dlcomp.codegen.vta.average import lower_average_pool
 from dlcomp.codegen.vta.blocks import Extent, pack, unpack
 from dlcomp.codegen.vta.choose import choose_tiling, workload
 from dlcomp.codegen.vta.columns import Columns
+from dlcomp.codegen.vta.concat import lower_concat
 from dlcomp.codegen.vta.convolution import lower_convolution
-from dlcomp.codegen.vta.operators import Conv, MaxPool, Mean, Operator, Sum, Tensor, operands
+from dlcomp.codegen.vta.operators import (
+    AveragePool,
+    Concat,
+    Conv,
+    MaxPool,
+    Mean,
+    Operator,
+    Sum,
+    Tensor,
+    operands,
+)
 from dlcomp.codegen.vta.pointwise import lower_mean, lower_sum
 from dlcomp.codegen.vta.pooling import lower_max_pool
 from dlcomp.codegen.vta.stream import Stream
@@ -145,3 +157,7 @@ def _lower(stream: Stream, one: Operator, tiling: Tiling | None) -> None:
         lower_mean(stream, one)
     elif isinstance(one, MaxPool):
         lower_max_pool(stream, one)
+    elif isinstance(one, AveragePool):
+        lower_average_pool(stream, one)
+    elif isinstance(one, Concat):
+        lower_concat(stream, one)

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import dlcomp
 from dlcomp.codegen.vta import compile_network
-from dlcomp.codegen.vta.operators import Conv, MaxPool, Mean, Sum
+from dlcomp.codegen.vta.operators import AveragePool, Concat, Conv, MaxPool, Mean, Sum
 from dlcomp.codegen.vta.partition import DeviceSegment, HostSegment, partition
 from dlcomp.errors import ArtifactError, ModelError, UsageError
 from dlcomp.runtime.vta import VtaSession
@@ -167,6 +167,82 @@ def test_a_sum_of_two_tensors_that_others_read_stays_a_sum() -> None:
     assert kinds == [Conv, Conv, Sum, Sum, Conv]
     feed = {"x": samples(1, seed=5)}
     np.testing.assert_array_equal(compiled.run(feed)["y"], compiled.run(feed, engine="reference")["y"])
+
+
+@functools.cache
+def branches() -> tuple[dlcomp.Model, dlcomp.Model]:
+    """In float32 and quantized: average pooling, branches joined inside a block, upsampling at the end."""
+    rng = np.random.default_rng(3)
+    weights = {
+        "w1": rng.normal(0, 0.3, (20, 3, 3, 3)), "w2": rng.normal(0, 0.2, (10, 20, 1, 1)),
+        "w3": rng.normal(0, 0.2, (22, 20, 3, 3)), "w4": rng.normal(0, 0.1, (32, 16, 4, 4)),
+        "b4": rng.normal(0, 0.3, 16), "w5": rng.normal(0, 0.2, (16, 3, 2, 3)),
+    }  # fmt: skip
+    nodes: list[tuple[Any, ...]] = [
+        ("Conv", ["x", "w1"], "c1", {"pads": [1] * 4}),
+        ("Relu", ["c1"], "r1", {}),
+        ("AveragePool", ["r1"], "a", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 0, 1, 1]}),
+        ("Conv", ["a", "w2"], "c2", {}),
+        ("Conv", ["a", "w3"], "c3", {"pads": [1] * 4}),
+        ("Concat", ["c2", "c3"], "j", {"axis": 1}),
+        ("ConvTranspose", ["j", "w4", "b4"], "t1", {"strides": [2, 2], "pads": [1] * 4}),
+        ("Relu", ["t1"], "r2", {}),
+        ("ConvTranspose", ["r2", "w5"], "t2", {"strides": [1, 2], "output_padding": [0, 1]}),
+        ("Tanh", ["t2"], "y", {}),
+    ]
+    proto = network(nodes, weights, [2, 3, 12, 10])
+    return dlcomp.load(proto), quantized(proto)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_joins_averages_and_upsampling_are_all_on_the_accelerator(target: str) -> None:
+    float32, model = branches()
+    compiled = compile_network(model, target)
+    segments = compiled.plan.segments
+    assert [type(s) for s in segments] == [HostSegment, DeviceSegment, HostSegment]
+    kinds = [type(one) for one in segments[1].operators]
+    assert kinds == [Conv, AveragePool, Conv, Conv, Concat, Conv, Conv]
+    assert segments[1].operators[-1].wide
+    feed = {"x": samples(2, seed=9)}
+    found = compiled.run(feed)["y"]
+    np.testing.assert_array_equal(found, compiled.run(feed, engine="reference")["y"])
+    near, right = (each.compile("host").run(feed)["y"] for each in (model, float32))
+    # How halves are rounded matters less than that there are 8 bits.
+    assert np.sqrt(np.mean((found - near) ** 2)) < np.sqrt(np.mean((near - right) ** 2)) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "where"),
+    [
+        ("AveragePool", {"kernel_shape": [3, 3], "ceil_mode": 1, "count_include_pad": 1}, HostSegment),
+        ("AveragePool", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, DeviceSegment),
+        ("AveragePool", {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER"}, HostSegment),
+        ("Concat", {"axis": 2}, HostSegment),
+        ("Concat", {"axis": -3}, DeviceSegment),
+    ],
+)
+def test_what_the_accelerator_lacks_stays_on_the_host(kind: str, attributes: dict, where: type) -> None:
+    """And is right there."""
+    rng = np.random.default_rng(4)
+    weights = {"w1": rng.normal(0, 0.3, (8, 3, 3, 3)), "w2": rng.normal(0, 0.3, (8, 8, 1, 1))}
+    count = 2 if kind == "Concat" else 1
+    if kind == "Concat" and attributes["axis"] == -3:
+        weights["w2"] = rng.normal(0, 0.3, (8, 16, 1, 1))
+    nodes = [
+        ("Conv", ["x", "w1"], "c1", {"pads": [1] * 4}),
+        ("Relu", ["c1"], "r1", {}),
+        (kind, ["r1"] * count, "m", attributes),
+        ("Conv", ["m", "w2"], "y", {}),
+    ]
+    model = quantized(network(nodes, weights, [1, 3, 7, 9]), (3, 7, 9))
+    compiled = compile_network(model, "pynq")
+    hosts = [s for s in compiled.plan.segments if isinstance(s, HostSegment)]
+    lacking = {node.op_type for host in hosts for node in host.network.graph.node}
+    assert (kind in lacking) == (where is HostSegment)
+    feed = {"x": samples(1, (3, 7, 9), seed=5)}
+    found = compiled.run(feed)["y"]
+    np.testing.assert_array_equal(found, compiled.run(feed, engine="reference")["y"])
+    np.testing.assert_allclose(found, model.compile("host").run(feed)["y"], atol=0.03 * np.ptp(found))
 
 
 def test_artifacts(tmp_path: Path) -> None:
