@@ -223,7 +223,7 @@ def _partitioned(model: Model) -> Partition:
     if not any(isinstance(segment, DeviceSegment) for segment in plan.segments):
         raise ModelError(
             f"nothing of {model.name} can run on VTA: no layer is int8 with scales that are powers of two",
-            hint="quantize it first: --pass quantize:scales=power_of_two, with calibration data",
+            hint="quantize it: compile --calib DATA, or --pass quantize:scales=power_of_two before",
         )
     return plan
 

@@ -369,6 +369,22 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["vta", "trace", where, "-o", str(tmp_path / "t.json")]) == 0
 
 
+def test_a_float_network_is_quantized_on_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dlcomp.cli import main
+
+    onnx.save(residual(), tmp_path / "float.onnx")
+    np.savez(tmp_path / "data.npz", x=samples(16))
+    command = ["compile", str(tmp_path / "float.onnx"), "--target", "vta:pynq", "-o", str(tmp_path / "a.dlc")]
+    assert main(command) == 3
+    assert "compile --calib DATA" in capsys.readouterr().err
+    assert main([*command, "--calib", str(tmp_path / "data.npz")]) == 0
+    feed = {"x": samples(2, seed=11)}
+    # The same as in two steps.
+    found = dlcomp.open(tmp_path / "a.dlc").run(feed)["y"]
+    np.testing.assert_array_equal(found, small_artifact().run(feed)["y"])
+    assert main([*command, "--calib", str(tmp_path / "none.npz")]) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet8", "dscnn", "lenet5", "lenet300"])
 def test_trained_networks(name: str) -> None:
