@@ -74,4 +74,4 @@ def test_tuning_never_loses_and_the_estimate_ranks_well() -> None:
     before, after = (int(text.split("the network: ")[1].split()[n].replace(",", "")) for n in (0, 2))
     # Layers are tuned by themselves; in a program they overlap a little.
     assert after <= before * 1.005
-    assert text.count("blocks of") == 3
+    assert text.count(" bits ") == 6

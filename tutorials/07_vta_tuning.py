@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 
 import dlcomp
-from dlcomp.codegen.vta import compile_network
 from dlcomp.codegen.vta.choose import candidates, layer_cycles, sample
 from dlcomp.codegen.vta.estimate import estimate
 from dlcomp.codegen.vta.network import network_convolutions
-from dlcomp.vta.config import VtaConfig
+from dlcomp.codegen.vta.sweep import descriptions, sweep
 from dlcomp.vta.timing import preset
 from dlcomp.vta_targets import load
 
@@ -36,14 +35,10 @@ def main() -> None:
     rank_correlation(model)
     with tempfile.TemporaryDirectory() as db:
         tune(model, db, pictures[:1])
-    print("\nThe accelerator for the network, with the same scratchpads:")
-    for log_block in (3, 4, 5):
-        config = VtaConfig.of({**load("sim").to_dict(), **resized(log_block)})
-        compiled = compile_network(model, config)
-        cycles = sum(layer.cycles for layer in compiled.cycles())
-        use = compiled.macs / config.macs_per_cycle / cycles
-        peak = config.macs_per_cycle
-        print(f"  blocks of {config.block:2}: {cycles:8,} cycles, {use:4.0%} of {peak:5,} a cycle")
+    print("\nThe accelerator for the network (batch x block; micro-ops, data, weights, sums; bus):")
+    for point in sweep(model, list(descriptions(CONFIG, blocks=(8, 16, 32), buses=(64, 128)))):
+        figures = f"{point.cycles:8,} cycles, {point.utilisation:4.0%} of {point.macs_per_cycle:5,} a cycle"
+        print(f"  {point.name:36} {figures}")
 
 
 def rank_correlation(model: dlcomp.Model) -> None:
@@ -70,18 +65,6 @@ def tune(model: dlcomp.Model, db: str, picture: np.ndarray) -> None:
     assert np.array_equal(*results), "tiles change the time and never a number"
     totals = [sum(row.cycles for row in a.session().network.cycles()) for a in (plain, tuned)]
     print(f"the network: {totals[0]:,} -> {totals[1]:,} cycles, every number the same")
-
-
-def resized(log_block: int) -> dict[str, int]:
-    """The scratchpads of the description in bytes, except what a small block cannot address."""
-    # Micro-ops of 32 bits hold the indices of acc, inp and wgt: of smaller elements fewer bytes.
-    spare = 2 * (log_block - 4)
-    return {
-        "LOG_BLOCK": log_block,
-        "LOG_INP_BUFF_SIZE": min(15, 15 + log_block - 4),
-        "LOG_WGT_BUFF_SIZE": min(18, 18 + spare),
-        "LOG_ACC_BUFF_SIZE": min(17, 17 + log_block - 4),
-    }
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def command(
 ) -> int:
     """Compile a network for a processor, into a .dlc file."""
     import dlcomp
+    from dlcomp.compress.recipe import parse
     from dlcomp.report.tables import artifact_table
     from dlcomp.report.tuning import origins
 
@@ -51,8 +52,8 @@ def command(
     network = dlcomp.load(model, parse_shapes(shape), values=values)
     if calib is not None:
         # The accelerator rescales by shifts.
-        scales = "power_of_two" if chosen.kind == "vta" else "any"
-        network = network.compress(dlcomp.Quantize(scales=scales), calibration=calib)
+        recipe = "quantize:scales=power_of_two" if chosen.kind == "vta" else "quantize"
+        network = network.compress(parse(recipe), calibration=calib)
     artifact = network.compile(chosen, winograd=winograd, db=db)
     artifact.save(path, coded=coded)
     seconds = time.perf_counter() - begin

@@ -14,7 +14,7 @@ from dlcomp.codegen.vta.tiles import Tiling, axes, registers_of, room
 from dlcomp.errors import UsageError
 from dlcomp.schedules.workload import VtaConv
 from dlcomp.vta.config import VtaConfig
-from dlcomp.vta.cycles import simulate
+from dlcomp.vta.cycles import simulate_instructions
 from dlcomp.vta.timing import Timing
 
 # Tilings that are simulated.
@@ -102,7 +102,8 @@ def layer_program(conv: Conv, tiling: Tiling, config: VtaConfig) -> Stream:
 
 def layer_cycles(conv: Conv, tiling: Tiling, config: VtaConfig, timing: Timing) -> int:
     """Cycles of one layer by itself."""
-    return simulate(layer_program(conv, tiling, config).finish(), config, timing).cycles
+    instructions, _ = layer_program(conv, tiling, config).ended()
+    return simulate_instructions(instructions, config, timing).cycles
 
 
 def _sizes(whole: int, most: int) -> list[int]:

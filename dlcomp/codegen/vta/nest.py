@@ -139,9 +139,9 @@ def convolution(
         _by_tap(origin, rows, row_steps, horizontal, channels_in, channels_out),
     ]
     fitting = [form for form in forms if all(len(call.uops) <= limit for call in form)]
-    safe = [form for form in fitting if all(apart(call, config.hazard_distance) for call in form)]
-    if safe:
-        return min(safe, key=lambda form: _cost(form, reuse))
+    for form in sorted(fitting, key=lambda form: _cost(form, reuse)):
+        if all(apart(call, config.hazard_distance) for call in form):
+            return form
     everything = Call(_product(origin, channels_out.rows(), vertical, horizontal), channels_in)
     # Fillers at most double them and a few.
     parts = _split(everything, limit // (2 * config.hazard_distance + 2))

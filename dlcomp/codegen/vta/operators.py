@@ -6,6 +6,7 @@ Every operator ends in :class:`Requantize`: a rounding shift and a clip, which i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +82,7 @@ class Conv:
     wide: bool = False
     transposed: bool = False
 
-    @property
+    @cached_property
     def halves(self) -> npt.NDArray[np.int64]:
         """What rounds the sums of each channel when it is added before the shift, (O,)."""
         shifts = np.full(len(self.bias), self.requantize.shift, np.int64)
@@ -90,7 +91,7 @@ class Conv:
         halves: npt.NDArray[np.int64] = np.where(shifts > 0, 1 << np.maximum(shifts - 1, 0), 0)
         return halves
 
-    @property
+    @cached_property
     def start(self) -> npt.NDArray[np.int64]:
         """What sums begin with, (O,): the bias, and what rounds them."""
         bias: npt.NDArray[np.int64] = self.bias.astype(np.int64)

@@ -136,6 +136,11 @@ class Stream:
 
     def finish(self) -> Program:
         """Wait for all stages, end, and lay out DRAM."""
+        instructions, layout = self.ended()
+        return Program.of(self.config, instructions, layout.buffers)
+
+    def ended(self) -> tuple[tuple[isa.Instruction, ...], DramLayout]:
+        """What :meth:`finish` encodes: enough for the cycle simulator."""
         after = {stage: self._last[stage] for stage in (_LOAD, _STORE) if self._last[stage] >= 0}
         self._place(isa.Load(memory=isa.Memory.UOP), _COMPUTE, after)
         self._rows.append(_Row(isa.Finish(), None))
@@ -144,7 +149,7 @@ class Stream:
         if self._uops:
             words = isa.encode_uops(np.concatenate(self._uops), self.config)
             address["uops"] = layout.add("uops", "uop", words).address
-        return Program.of(self.config, [self._final(row, address) for row in self._rows], layout.buffers)
+        return tuple(self._final(row, address) for row in self._rows), layout
 
     def _final(self, row: _Row, address: dict[str, int]) -> isa.Instruction:
         flags: dict[str, Any] = dict.fromkeys(row.tokens, True)
