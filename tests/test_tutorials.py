@@ -49,6 +49,8 @@ def test_products_climb_towards_the_peak() -> None:
     assert len(shares) == 6
     assert shares[:5] == sorted(shares[:5])
     assert shares[4] >= 90
+    # The compiler's own, whose weights and biases come over the bus as well.
+    assert shares[5] >= 85
 
 
 def test_double_buffering_is_shown_and_pays() -> None:

@@ -71,7 +71,8 @@ def _space(conv: Conv, config: VtaConfig) -> tuple[Candidate, ...]:
 
 def _images(conv: Conv, config: VtaConfig) -> float:
     """How many times as many images a layer has as are simulated."""
-    return conv.data.shape[0] / sample(conv, config).data.shape[0]
+    few = sample(conv, config)
+    return 1.0 if few.images_are_pixels else conv.data.shape[0] / few.data.shape[0]
 
 
 class VtaTuner:
@@ -141,7 +142,8 @@ class VtaTuner:
         if seconds is None:
             cycles = layer_cycles(conv, tiling_of(candidate.knobs), self._config, _TIMING)
             # Of all images, where only a few were simulated.
-            scale = vars(state.task.workload)["n"] / conv.data.shape[0]
+            whole = vars(state.task.workload)["n"]
+            scale = 1.0 if conv.images_are_pixels else whole / conv.data.shape[0]
             seconds = cycles * scale / (self._config.clock_mhz * 1e6)
         better = state.best is None or seconds < state.best_s
         if known is None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from dlcomp.codegen.vta.blocks import Extent
 from dlcomp.codegen.vta.convolution import lower_convolution, rectangle_blocks
 from dlcomp.codegen.vta.estimate import estimate
+from dlcomp.codegen.vta.matrix import as_matrix
 from dlcomp.codegen.vta.operators import Conv, Tensor
 from dlcomp.codegen.vta.stream import Stream
 from dlcomp.codegen.vta.tiles import Tiling, axes, registers_of, room
@@ -60,6 +61,7 @@ def choose_tiling(
 
 def sample(conv: Conv, config: VtaConfig) -> Conv:
     """The same layer on fewer images: many are like a few, so many that what is kept between them counts."""
+    conv = as_matrix(conv, config)
     pixels = conv.result.shape[2] * conv.result.shape[3]
     images = config.batch * max(_LEAST_IMAGES, _ENOUGH_PIXELS // pixels)
     return _of_batch(conv, min(conv.data.shape[0], images))

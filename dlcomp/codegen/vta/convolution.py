@@ -26,6 +26,7 @@ from dlcomp.codegen.vta.blocks import (
 )
 from dlcomp.codegen.vta.dependences import Access
 from dlcomp.codegen.vta.epilogue import add_residual, clip, shift
+from dlcomp.codegen.vta.matrix import as_matrix
 from dlcomp.codegen.vta.operators import Conv
 from dlcomp.codegen.vta.stream import Box, Stream
 from dlcomp.codegen.vta.tiles import Slots, Tiling, axes, box, cuts, room
@@ -41,7 +42,7 @@ def lower_convolution(stream: Stream, conv: Conv, tiling: Tiling) -> None:
     UsageError
         The tiling does not fit the scratchpads.
     """
-    _Lowering(stream, conv, tiling).run()
+    _Lowering(stream, as_matrix(conv, stream.config), tiling).run()
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ class _Lowering:
         self.tiling = tiling
         self.config = stream.config
         self.height, self.width = axes(conv)
-        self.data = Extent.of(conv.data, self.config)
-        self.result = Extent.of(conv.result, self.config)
+        self.data, self.result = (
+            Extent.of(tensor, self.config, conv.images_are_pixels) for tensor in (conv.data, conv.result)
+        )
         self.rectangles = rectangles(conv, self.config.block)
         self.bias_tiles = bias_tiles(conv.start, self.config.block)
         self.tiles_done = 0

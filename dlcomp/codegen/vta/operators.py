@@ -65,6 +65,8 @@ class Conv:
     transposed : bool
         Data are ``strides`` apart in the result: ``result[y * stride + tap * dilation - pad]`` takes
         ``data[y] * weight[tap]``.
+    images_are_pixels : bool
+        Rows are images, whose vectors are neighbours in DRAM (:mod:`dlcomp.codegen.vta.matrix`).
     """
 
     name: str
@@ -81,6 +83,7 @@ class Conv:
     residual: Residual | None = None
     wide: bool = False
     transposed: bool = False
+    images_are_pixels: bool = False
 
     @cached_property
     def halves(self) -> npt.NDArray[np.int64]:

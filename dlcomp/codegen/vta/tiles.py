@@ -221,6 +221,11 @@ def box(extent: Extent, image: int, channels: tuple[int, int], rows: tuple[int, 
     first, count = channels
     top, height, step = rows
     left, width = columns
+    if extent.channels_last:
+        # One column: every pixel is a row of its own.
+        apart = step * extent.channels
+        places = [(extent.offset(image, first + c, top, left), c * height) for c in range(count)]
+        return [(Box(begin, height, 1, apart), at) for begin, at in places]
     if width == extent.width and step == 1:
         plane = extent.height * extent.width
         return [(Box(extent.offset(image, first, top), count, height * width, plane), 0)]
