@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from dlcomp.codegen.vta.blocks import Extent
 from dlcomp.codegen.vta.convolution import lower_convolution, rectangle_blocks
@@ -13,10 +14,12 @@ from dlcomp.codegen.vta.operators import Conv, Tensor
 from dlcomp.codegen.vta.stream import Stream
 from dlcomp.codegen.vta.tiles import Tiling, axes, registers_of, room
 from dlcomp.errors import UsageError
-from dlcomp.schedules.workload import VtaConv
 from dlcomp.vta.config import VtaConfig
 from dlcomp.vta.cycles import simulate_instructions
 from dlcomp.vta.timing import Timing
+
+if TYPE_CHECKING:
+    from dlcomp.schedules.workload import VtaConv
 
 # Tilings that are simulated.
 _FINALISTS = 12
@@ -69,6 +72,9 @@ def sample(conv: Conv, config: VtaConfig) -> Conv:
 
 def workload(conv: Conv, config: VtaConfig) -> VtaConv:
     """What the speed of a convolution depends on: layers of one workload take one tiling."""
+    # The runtime imports this file, and the schedules import TVM's compiler.
+    from dlcomp.schedules.workload import VtaConv
+
     n, channels, h, w = conv.data.shape
     outputs, _, kh, kw = conv.weight.shape
     machine = f"{config.model_string} bus {config.bus_bits} hazard {config.hazard_distance}"

@@ -19,7 +19,6 @@ from dlcomp.codegen.vta.region import Layer, Region, build_region
 from dlcomp.codegen.vta.tiles import Tiling
 from dlcomp.errors import ModelError, UsageError
 from dlcomp.model import Model, Signature
-from dlcomp.schedules.workload import to_text
 from dlcomp.vta import isa
 from dlcomp.vta.config import VtaConfig
 from dlcomp.vta.counters import Counters
@@ -181,6 +180,9 @@ def compile_network(
     UsageError
         An open shape, or a layer that does not fit the scratchpads.
     """
+    # The runtime imports this file, and the schedules import TVM's compiler.
+    from dlcomp.schedules.workload import to_text
+
     config = load(target.removeprefix("vta:")) if isinstance(target, str) else target
     chosen = preset(timing) if isinstance(timing, str) else timing
     plan = _partitioned(model)

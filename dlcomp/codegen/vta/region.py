@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +30,14 @@ from dlcomp.codegen.vta.pointwise import lower_mean, lower_sum
 from dlcomp.codegen.vta.pooling import lower_max_pool
 from dlcomp.codegen.vta.stream import Stream
 from dlcomp.codegen.vta.tiles import Tiling
-from dlcomp.schedules.workload import VtaConv
 from dlcomp.vta import functional
 from dlcomp.vta.config import VtaConfig
 from dlcomp.vta.counters import Counters
 from dlcomp.vta.program import Program
 from dlcomp.vta.timing import Timing
+
+if TYPE_CHECKING:
+    from dlcomp.schedules.workload import VtaConv
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,78 +12,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from networks import network, quantized, residual, samples, small
 
 import dlcomp
 from dlcomp.codegen.vta import compile_network
 from dlcomp.codegen.vta.operators import AveragePool, Concat, Conv, MaxPool, Mean, Sum
 from dlcomp.codegen.vta.partition import DeviceSegment, HostSegment, partition
-from dlcomp.errors import ArtifactError, ModelError, UsageError
-from dlcomp.runtime.vta import VtaSession
+from dlcomp.errors import ModelError, UsageError
 
 TARGETS = ("pynq", "batch4x8", "block32")
 FASHION = Path(__file__).parents[3] / "benchmarks" / "fashion"
-
-
-def network(
-    nodes: list[tuple[Any, ...]], weights: dict[str, np.ndarray], shape: list[int]
-) -> onnx.ModelProto:
-    """Nodes as (operator, inputs, output, attributes), from ``x`` of ``shape`` to the last output."""
-    made = [helper.make_node(kind, inputs, [out], name=out, **more) for kind, inputs, out, more in nodes]
-    graph = helper.make_graph(
-        made, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(nodes[-1][2], TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(w.astype(np.float32), name) for name, w in weights.items()],
-    )  # fmt: skip
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    return onnx.shape_inference.infer_shapes(proto)
-
-
-def residual(batch: int = 2, middle: str | None = None) -> onnx.ModelProto:
-    """Two convolutions with a residual, pooling, a depthwise one with ReLU6, a dense layer, softmax."""
-    rng = np.random.default_rng(0)
-    weights = {
-        "w1": rng.normal(0, 0.3, (20, 3, 3, 3)), "b1": rng.normal(0, 0.3, 20),
-        "w2": rng.normal(0, 0.1, (20, 20, 3, 3)), "b2": rng.normal(0, 0.3, 20),
-        # Channels of very different sizes, as depthwise convolutions have them.
-        "w3": rng.normal(0, 0.3, (20, 1, 3, 3)) * 2.0 ** rng.integers(-5, 1, (20, 1, 1, 1)),
-        "w4": rng.normal(0, 0.3, (10, 20)), "b4": rng.normal(0, 0.3, 10),
-        "low": np.array(0.0), "high": np.array(6.0),
-    }  # fmt: skip
-    pads: dict[str, Any] = {"pads": [1, 1, 1, 1]}
-    nodes = [
-        ("Conv", ["x", "w1", "b1"], "c1", pads),
-        ("Relu", ["c1"], "r1", {}),
-        ("Conv", ["r1", "w2", "b2"], "c2", pads),
-        ("Add", ["c2", "r1"], "sum", {}),
-        ("Relu", ["sum"], "r2", {}),
-        (middle or "Identity", ["r2"], "middle", {}),
-        ("MaxPool", ["middle"], "p", {"kernel_shape": [3, 3], "strides": [2, 2], **pads}),
-        ("Conv", ["p", "w3"], "c3", {**pads, "group": 20, "strides": [2, 1]}),
-        ("Clip", ["c3", "low", "high"], "r3", {}),
-        ("GlobalAveragePool", ["r3"], "g", {}),
-        ("Flatten", ["g"], "f", {}),
-        ("Gemm", ["f", "w4", "b4"], "d", {"transB": 1}),
-        ("Softmax", ["d"], "y", {"axis": 1}),
-    ]
-    return network(nodes, weights, [batch, 3, 12, 10])
-
-
-def samples(count: int, shape: tuple[int, ...] = (3, 12, 10), seed: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, 1, (count, *shape)).astype(np.float32)
-
-
-@functools.cache
-def small(middle: str | None = None) -> dlcomp.Model:
-    """:func:`residual`, quantized once for all tests."""
-    return quantized(residual(middle=middle))
-
-
-def quantized(proto: onnx.ModelProto, shape: tuple[int, ...] = (3, 12, 10)) -> dlcomp.Model:
-    passes = dlcomp.Quantize(scales="power_of_two")
-    return dlcomp.load(proto).compress(passes, calibration=samples(16, shape))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -245,92 +181,6 @@ def test_what_the_accelerator_lacks_stays_on_the_host(kind: str, attributes: dic
     np.testing.assert_allclose(found, model.compile("host").run(feed)["y"], atol=0.03 * np.ptp(found))
 
 
-def test_artifacts(tmp_path: Path) -> None:
-    model = small()
-    compiled = compile_network(model, "pynq")
-    small_artifact().save(tmp_path / "net.dlc")
-    opened = dlcomp.open(tmp_path / "net.dlc")
-    feed = {"x": samples(2, seed=6)}
-    # The last of it is a softmax, of floats.
-    np.testing.assert_allclose(opened.run(feed)["y"], compiled.run(feed)["y"], rtol=1e-6)
-    assert opened.check().ok
-    assert [kernel.name for kernel in opened.kernels] == [row.name for row in compiled.cycles()]
-    with pytest.raises(UsageError, match="no kernels to time"):
-        opened.profile(feed)
-
-
-def test_a_damaged_header_is_refused() -> None:
-    artifact = small_artifact()
-    objects = [bytes(artifact._files[name]) for name in artifact.manifest.objects]
-    header = json.loads(objects[0])
-    changed = copy.deepcopy(header)
-    changed["segments"][0]["host"]["weights"] = [0, 99]
-    fewer = {**header, "segments": header["segments"][:-1]}
-    for broken in (fewer, {**header, "views": 3}, changed, []):
-        with pytest.raises(ArtifactError, match="malformed"):
-            VtaSession([json.dumps(broken).encode(), *objects[1:]], artifact.weights, artifact.signature)
-    with pytest.raises(ArtifactError, match="malformed: objects are missing"):
-        VtaSession(objects[:-1], artifact.weights, artifact.signature)
-    older = json.dumps({**header, "format": 1}).encode()
-    with pytest.raises(ArtifactError, match="format 1, this is 2"):
-        VtaSession([older, *objects[1:]], artifact.weights, artifact.signature)
-
-
-def test_code_of_the_host_for_another_processor_is_refused() -> None:
-    artifact = small_artifact()
-    objects = [bytes(artifact._files[name]) for name in artifact.manifest.objects]
-    header = json.loads(objects[0])
-    header["segments"][0]["host"]["target"] = dlcomp.Target.parse("riscv64-linux-gnu").to_dict()
-    with pytest.raises(ArtifactError, match="made for riscv64"):
-        VtaSession([json.dumps(header).encode(), *objects[1:]], artifact.weights, artifact.signature)
-
-
-def test_the_host_is_compiled_and_onnx_is_not_needed(tmp_path: Path) -> None:
-    """The file holds no ONNX network; a process that cannot import onnx runs it, to the same bits."""
-    compiled, path, feed = (
-        compile_network(small("HardSwish"), "pynq"),
-        tmp_path / "net.dlc",
-        samples(2, seed=8),
-    )
-    small("HardSwish").compile("vta:pynq").save(path)
-    np.save(tmp_path / "x.npy", feed)
-    script = (
-        "import sys, numpy as np\nimport dlcomp\n"
-        f"found = dlcomp.open({str(path)!r}).run({{'x': np.load({str(tmp_path / 'x.npy')!r})}})['y']\n"
-        f"np.save({str(tmp_path / 'y.npy')!r}, found)\n"
-        "assert 'onnx.reference' not in sys.modules and 'tvm' not in sys.modules, 'imported'\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)
-    found = np.load(tmp_path / "y.npy")
-    # Softmax is of floats; all before it are integers or exact.
-    np.testing.assert_allclose(found, compiled.run({"x": feed})["y"], rtol=1e-6)
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1), scale=st.integers(-20, 12), flavour=st.sampled_from(["normal", "ends"])
-)
-def test_the_compiled_host_quantizes_as_onnx_says(seed: int, scale: int, flavour: str) -> None:
-    """Halves to even; what does not fit int8, infinities too, to its ends (which ONNX's evaluator wraps)."""
-    rng = np.random.default_rng(seed)
-    values = samples(2, seed=seed % 1000) * np.float32(2.0**scale)
-    if flavour == "ends":
-        ends = np.array([np.inf, -np.inf, 0.5, -0.5, 1.5, 127.5, -128.5, 3e38], np.float32)
-        values.reshape(-1)[: 4 * ends.size] = rng.permutation(np.repeat(ends, 4))
-    first = partition(small().source).segments[0]
-    (node,) = first.network.graph.node
-    stored = {t.name: numpy_helper.to_array(t) for t in first.network.graph.initializer}
-    (found,) = small_artifact().session().network.hosts[0]({"x": values}).values()
-    with np.errstate(over="ignore"):
-        wanted = np.clip(np.rint(values / stored[node.input[1]]), -128, 127).astype(np.int8)
-    np.testing.assert_array_equal(found, wanted)
-
-
-@functools.cache
-def small_artifact() -> dlcomp.Artifact:
-    return small().compile("vta:pynq")
-
-
 def test_refusals() -> None:
     with pytest.raises(ModelError, match=r"nothing of .* can run on VTA"):
         compile_network(dlcomp.load(residual()), "pynq")
@@ -367,22 +217,6 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "GEMM" in capsys.readouterr().out
     assert main(["vta", "disasm", where, "--region", "7"]) == 2
     assert main(["vta", "trace", where, "-o", str(tmp_path / "t.json")]) == 0
-
-
-def test_a_float_network_is_quantized_on_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from dlcomp.cli import main
-
-    onnx.save(residual(), tmp_path / "float.onnx")
-    np.savez(tmp_path / "data.npz", x=samples(16))
-    command = ["compile", str(tmp_path / "float.onnx"), "--target", "vta:pynq", "-o", str(tmp_path / "a.dlc")]
-    assert main(command) == 3
-    assert "compile --calib DATA" in capsys.readouterr().err
-    assert main([*command, "--calib", str(tmp_path / "data.npz")]) == 0
-    feed = {"x": samples(2, seed=11)}
-    # The same as in two steps.
-    found = dlcomp.open(tmp_path / "a.dlc").run(feed)["y"]
-    np.testing.assert_array_equal(found, small_artifact().run(feed)["y"])
-    assert main([*command, "--calib", str(tmp_path / "none.npz")]) == 2
 
 
 @pytest.mark.slow
