@@ -63,8 +63,8 @@ def test_code_of_the_host_for_another_processor_is_refused() -> None:
         VtaSession([json.dumps(header).encode(), *objects[1:]], artifact.weights, artifact.signature)
 
 
-def test_the_host_is_compiled_and_onnx_is_not_needed(tmp_path: Path) -> None:
-    """The file holds no ONNX network; a process that cannot import onnx runs it, to the same bits."""
+def test_the_host_is_compiled_and_nothing_is_evaluated(tmp_path: Path) -> None:
+    """The file holds no ONNX network; running it imports neither ONNX's evaluator nor TVM's compiler."""
     compiled, path, feed = (
         compile_network(small("HardSwish"), "pynq"),
         tmp_path / "net.dlc",
