@@ -7,6 +7,7 @@ the 256 of the array; padding is not multiplied, so it can exceed 1.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,11 @@ from dlcomp.codegen.vta.blocks import pack, unpack
 from dlcomp.codegen.vta.choose import choose_tiling, layer_program
 from dlcomp.codegen.vta.operators import Conv, Requantize, Tensor, output_size
 from dlcomp.codegen.vta.reference import run_operator
+from dlcomp.codegen.vta.tiles import Tiling
+from dlcomp.target import Target
+from dlcomp.tune.database import Database
+from dlcomp.tune.tuner import Budget
+from dlcomp.tune.vta import VtaTuner, tasks, tiling_of
 from dlcomp.vta.config import VtaConfig
 from dlcomp.vta.cycles import simulate
 from dlcomp.vta.functional import Simulator
@@ -43,8 +49,14 @@ PIPELINED = preset("pipelined")
 def main() -> None:
     parser = options(__doc__.splitlines()[0])
     parser.add_argument("--target", default="pynq", help="a description in vta_targets/")
+    parser.add_argument(
+        "--trials", type=int, default=0, help="tune every layer with so many: before and after"
+    )
     arguments = parser.parse_args()
     config = load(arguments.target)
+    if arguments.trials:
+        tuned(arguments.target, config, arguments.trials, arguments.json)
+        return
     # Tilings that are simulated for each layer.
     finalists = 4 if arguments.quick else 48
     names = ("layer", "times", "cycles", "of one buffer", "utilisation", "bytes", "instructions", "tiling")
@@ -70,6 +82,46 @@ def main() -> None:
     finish(rows, summary, arguments.json)
 
 
+def tuned(target: str, config: VtaConfig, trials: int, json_path: str | None) -> None:
+    """Every layer as a compilation cuts it, and as the tuner does."""
+    names = (
+        "layer",
+        "times",
+        "cycles before",
+        "after",
+        "utilisation before",
+        "after",
+        "bytes before",
+        "after",
+    )
+    print(header(*names, "tiling"))
+    rows: list[dict[str, Any]] = []
+    for name, size, inputs, outputs, kernel, stride, times in LAYERS:
+        conv = layer(size, inputs, outputs, kernel, stride, np.random.default_rng(size))
+        with tempfile.TemporaryDirectory() as folder:
+            layers = tasks([conv], config)
+            tuner = VtaTuner(layers, Target.parse(f"vta:{target}"), Database(folder), Budget(trials))
+            (state,) = tuner.run().states
+        default, best = (tiling_of(c.knobs) for c in (state.task.space[0], state.best))
+        before, after = (measured(conv, tiling, config) for tiling in (default, best))
+        row = {
+            "layer": name,
+            "times": times,
+            "before": before,
+            "after": after,
+            "space": len(state.task.space),
+        }
+        figures = [(before[key], after[key]) for key in ("cycles", "utilisation", "bytes")]
+        print(table_row([name, times, *(x for pair in figures for x in pair), after["tiling"]]), flush=True)
+        rows.append(row)
+    summary = {
+        f"resnet18_cycles_{when}": sum(row["times"] * row[when]["cycles"] for row in rows)
+        for when in ("before", "after")
+    }
+    summary["resnet18_bit_equal"] = int(all(row["after"]["equal"] for row in rows))
+    finish(rows, summary, json_path)
+
+
 def layer(size: int, inputs: int, outputs: int, kernel: int, stride: int, rng: np.random.Generator) -> Conv:
     """A convolution of random integers with a padding of half its kernel."""
     pad = kernel // 2
@@ -85,13 +137,18 @@ def layer(size: int, inputs: int, outputs: int, kernel: int, stride: int, rng: n
 
 
 def measure(conv: Conv, config: VtaConfig, finalists: int) -> dict[str, Any]:
-    """Cycles with and without double buffering; the result against the reference; what simulating took."""
+    """Cycles with and without double buffering, and :func:`measured`."""
     single = choose_tiling(conv, config, PIPELINED, contexts=1, finalists=finalists)
     tiling = choose_tiling(conv, config, PIPELINED, finalists=finalists)
+    one_buffer = simulate(layer_program(conv, single, config).finish(), config, PIPELINED).cycles
+    return {**measured(conv, tiling, config), "of one buffer": one_buffer}
+
+
+def measured(conv: Conv, tiling: Tiling, config: VtaConfig) -> dict[str, Any]:
+    """Cycles and bytes; the result against the reference; what simulating took."""
     program = layer_program(conv, tiling, config).finish()
     cycles = simulate(program, config, PIPELINED).cycles
     cycle_seconds = _seconds(lambda: simulate(program, config, PIPELINED))
-    one_buffer = simulate(layer_program(conv, single, config).finish(), config, PIPELINED).cycles
     data = np.random.default_rng(0).integers(-128, 128, conv.data.shape).astype(np.int8)
     simulator, feed = Simulator(program, config), {"data": pack(data, config)}
     found = simulator.run(feed)
@@ -99,7 +156,6 @@ def measure(conv: Conv, config: VtaConfig, finalists: int) -> dict[str, Any]:
     result = unpack(found.outputs["result"], conv.result, config)
     return {
         "cycles": cycles,
-        "of one buffer": one_buffer,
         "utilisation": round(conv.macs / config.macs_per_cycle / cycles, 3),
         "bytes": found.counters.total_bytes,
         "instructions": found.counters.instructions,

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import models
 import numpy as np
 from common import finish, header, options, run, table_row
-from datasets import fashion
+from datasets import fashion, pictures
 from onnx import TensorProto, helper
 from onnx_graph import GraphBuilder
 
@@ -39,17 +40,21 @@ def main() -> None:
     parser = options(__doc__.splitlines()[0])
     parser.add_argument("--target", default="pynq", help="a description in vta_targets/")
     parser.add_argument("--images", type=int, default=1000, help="test pictures for accuracy")
+    parser.add_argument("--pictures", metavar="FOLDER", help="labelled pictures: EfficientNet-Lite0 too")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     print(header(*COLUMNS))
     if not arguments.quick:
         rows.append(random_resnet18(arguments.target))
         print(table_row(rows[-1][name] for name in COLUMNS), flush=True)
+        if arguments.pictures:
+            rows.append(efficientnet(arguments.target, Path(arguments.pictures), arguments.images))
+            print(table_row(rows[-1][name] for name in COLUMNS), flush=True)
     names = FASHION[:1] if arguments.quick else FASHION
     for name in names:
         rows.append(trained(name, arguments.target, 100 if arguments.quick else arguments.images))
         print(table_row(rows[-1][column] for column in COLUMNS), flush=True)
-    print("\n" + header("Fashion-MNIST", "float32 %", "int8 on the CPU %", "VTA %"))
+    print("\n" + header("top-1", "float32 %", "int8 on the CPU %", "VTA %"))
     for row in rows:
         if "vta" in row:
             figures = (f"{100 * row[kind]:.2f}" for kind in ("float32", "int8", "vta"))
@@ -65,9 +70,9 @@ def main() -> None:
 def random_resnet18(target: str) -> dict[str, Any]:
     """ResNet-18 with random weights: what the layers cost does not depend on them."""
     rng = np.random.default_rng(0)
-    pictures = rng.normal(0, 1, (4, 3, 224, 224)).astype(np.float32)
-    model = dlcomp.load(resnet18(rng)).compress(POWER_OF_TWO, calibration=pictures)
-    return _row("resnet18", compile_network(model, target), {"image": pictures[:1]})
+    noise = rng.normal(0, 1, (4, 3, 224, 224)).astype(np.float32)
+    model = dlcomp.load(resnet18(rng)).compress(POWER_OF_TWO, calibration=noise)
+    return _row("resnet18", compile_network(model, target), {"image": noise[:1]})
 
 
 def resnet18(rng: np.random.Generator) -> Any:
@@ -112,16 +117,37 @@ def trained(name: str, target: str, images: int) -> dict[str, Any]:
     calibration = fashion("train")[0][:400]
     integers = model.compress(POWER_OF_TWO, calibration=calibration)
     compiled = compile_network(integers, target)
-    pictures, labels = (part[:images] for part in fashion("t10k"))
-    row = _row(name, compiled, {"image": pictures[:10]})
+    images_of, labels = (part[:images] for part in fashion("t10k"))
+    row = _row(name, compiled, {"image": images_of[:10]})
     runs = {
         "float32": model.compile("host").run,
         "int8": model.compress(dlcomp.Quantize(), calibration=calibration).compile("host").run,
         "vta": compiled.run,
     }
     for kind, function in runs.items():
-        found = [function({"image": pictures[n : n + 10]})["logits"].argmax(1) for n in range(0, images, 10)]
+        found = [function({"image": images_of[n : n + 10]})["logits"].argmax(1) for n in range(0, images, 10)]
         row[kind] = float((np.concatenate(found) == labels).mean())
+    return row
+
+
+def efficientnet(target: str, folder: Path, images: int) -> dict[str, Any]:
+    """EfficientNet-Lite0 (depthwise convolutions, ReLU6) on objects with ImageNet's classes."""
+    model = dlcomp.load(models.fetch("efficientnet_lite0"), {"input": (1, 3, 224, 224)})
+    found, accepted, calibration = pictures(folder)
+    integers = model.compress(POWER_OF_TWO, calibration=calibration)
+    begin = time.perf_counter()
+    compiled = compile_network(integers, target)
+    seconds = time.perf_counter() - begin
+    row = _row("efficientnet_lite0", compiled, {"input": found[:1]}) | {"compiled in s": round(seconds, 1)}
+    runs = {
+        "float32": model.compile("host").run,
+        "int8": model.compress(dlcomp.Quantize(), calibration=calibration).compile("host").run,
+        "vta": compiled.run,
+    }
+    chosen = range(0, len(found), max(1, len(found) // images))
+    for kind, function in runs.items():
+        labels = [int(function({"input": found[n : n + 1]})["logits"].argmax()) for n in chosen]
+        row[kind] = float(np.mean([label in accepted[n] for label, n in zip(labels, chosen, strict=True)]))
     return row
 
 

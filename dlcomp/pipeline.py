@@ -16,6 +16,7 @@ from dlcomp.codegen.cpu import build_cpu
 from dlcomp.codegen.link import objects_of
 from dlcomp.codegen.program import KernelInfo, Program
 from dlcomp.errors import DlcompError, InternalError, UsageError
+from dlcomp.frontend import load
 from dlcomp.graph.fold import fold_constants
 from dlcomp.graph.layout import channels_last
 from dlcomp.graph.lower import lower
@@ -72,7 +73,7 @@ def compile_model(
     resolved = Target.parse(target)
     if resolved.kind == "vta":
         _require_sizes(model)
-        program = _vta(model, resolved)
+        program = _vta(model, resolved, db)
     elif resolved.kind == "cuda":
         _require_sizes(model)
         program = _cuda(model, resolved)
@@ -141,12 +142,17 @@ def _cuda(model: Model, target: Target) -> Program:
     return Program(model.signature, target, objects, weights, kernels, sources)
 
 
-def _vta(model: Model, target: Target) -> Program:
+def _vta(model: Model, target: Target, db: str | os.PathLike[str] | None) -> Program:
     from dlcomp.codegen.vta import compile_network
     from dlcomp.codegen.vta.stored import packaged
+    from dlcomp.tune.vta import tilings
 
-    with _phase("codegen"):
-        return packaged(compile_network(model, target.arch), target)
+    with _phase("accelerator"):
+        tuned = tilings(Database.open(db), target) if db is not None else None
+        network = compile_network(model, target.arch, tuned=tuned)
+    # What stays on the host is compiled for this machine, where the simulators run.
+    host = Target.host()
+    return packaged(network, target, lambda part: _cpu(load(part), host, (), None))
 
 
 def _schedule_all(

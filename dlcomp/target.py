@@ -121,7 +121,7 @@ class Target:
         if self.kind == "cuda":
             return f"cuda:{self.arch} ({data.gpus()[self.arch]['about']}), host code for {self.triple}"
         if self.kind == "vta":
-            return f"vta:{self.arch}, host code for {self.triple}"
+            return f"vta:{self.arch}, beside {self.triple}"
         base = data.cpu_features(self.architecture, self.cpu)
         changed = "".join(f"+{f}" for f in sorted(set(self.features) - base))
         changed += "".join(f"-{f}" for f in sorted(base - set(self.features)))

@@ -137,7 +137,7 @@ def _cuda(arch: str, triple: str) -> Target:
 
 
 def _vta(name: str) -> Target:
-    """The accelerator described in ``vta_targets/``, with the code of its host for the board's processor."""
+    """The accelerator described in ``vta_targets/``, beside the board's processor."""
     config = load_accelerator(name)
     if not config.host_triple:
         return replace(Target.host(), kind="vta", arch=name)

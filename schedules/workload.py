@@ -141,8 +141,49 @@ class Recurrence:
         return 2 * self.steps * self.batch * self.directions * self.gates * self.hidden**2
 
 
-Workload = Conv2d | Gemm | BatchMatmul | Window2d | Recurrence
-_KINDS: Mapping[str, type[Any]] = {t.__name__: t for t in (Conv2d, Gemm, BatchMatmul, Window2d, Recurrence)}
+@dataclass(frozen=True)
+class VtaConv:
+    """A convolution of (n, groups*ci, h, w) int8 on a VTA accelerator, or a dense layer as one.
+
+    ``accelerator`` is all of the description that cycles depend on. ``registers`` counts the numbers by
+    channel that follow the sums, ``residual`` says that another tensor is added, and ``wide`` that the sums
+    themselves are the result.
+    """
+
+    accelerator: str
+    n: int
+    ci: int
+    h: int
+    w: int
+    co: int
+    oh: int
+    ow: int
+    kh: int
+    kw: int
+    sh: int
+    sw: int
+    dh: int
+    dw: int
+    top: int
+    left: int
+    bottom: int
+    right: int
+    groups: int
+    registers: int
+    residual: bool
+    wide: bool
+    transposed: bool = False
+
+    @property
+    def flops(self) -> int:
+        pixels = self.h * self.w if self.transposed else self.oh * self.ow
+        return 2 * self.n * pixels * self.co * self.groups * self.kh * self.kw * self.ci
+
+
+Workload = Conv2d | Gemm | BatchMatmul | Window2d | Recurrence | VtaConv
+_KINDS: Mapping[str, type[Any]] = {
+    t.__name__: t for t in (Conv2d, Gemm, BatchMatmul, Window2d, Recurrence, VtaConv)
+}
 
 
 def to_text(workload: Workload) -> str:

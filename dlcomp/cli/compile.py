@@ -36,6 +36,10 @@ def command(
     db: Annotated[
         Path | None, typer.Option("--db", metavar="DIR", help="What `dlcomp tune` measured on this target.")
     ] = None,
+    calib: Annotated[
+        Path | None,
+        typer.Option("--calib", metavar="FILE|DIR", help="Quantize to 8 bits first, observing these inputs."),
+    ] = None,
     coded: Annotated[
         bool, typer.Option("--coded", help="Weights of few different values in fewer bytes.")
     ] = False,
@@ -44,15 +48,19 @@ def command(
 ) -> int:
     """Compile a network for a processor, into a .dlc file."""
     import dlcomp
+    from dlcomp.compress.recipe import parse
     from dlcomp.report.tables import artifact_table
     from dlcomp.report.tuning import origins
 
     chosen = dlcomp.Target.parse(target)
     path = output or Path(f"{model.stem}.dlc")
     begin = time.perf_counter()
-    artifact = dlcomp.load(model, parse_shapes(shape), values=values).compile(
-        chosen, winograd=winograd, strassen=strassen, sparse=sparse, db=db
-    )
+    network = dlcomp.load(model, parse_shapes(shape), values=values)
+    if calib is not None:
+        # The accelerator rescales by shifts.
+        recipe = "quantize:scales=power_of_two" if chosen.kind == "vta" else "quantize"
+        network = network.compress(parse(recipe), calibration=calib)
+    artifact = network.compile(chosen, winograd=winograd, strassen=strassen, sparse=sparse, db=db)
     artifact.save(path, coded=coded)
     seconds = time.perf_counter() - begin
     report = {"artifact": str(path), "target": chosen, "bytes": path.stat().st_size, "seconds": seconds}

@@ -24,7 +24,7 @@ def command(
         list[str], typer.Argument(metavar="MODEL | gemm M N K", help="What to tune.", show_default=False)
     ],
     target: Annotated[
-        str, typer.Option("--target", help="This machine, or a target that it can run.")
+        str, typer.Option("--target", help="This machine, a target that it can run, or vta:NAME.")
     ] = "host",
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="DIR", help="The database, made or continued.")

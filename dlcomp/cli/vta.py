@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlcomp.cli.options import Json
-from dlcomp.cli.output import show
+from dlcomp.cli.options import Json, Shapes, parse_shapes
+from dlcomp.cli.output import say, show
 
 if TYPE_CHECKING:
     from dlcomp.codegen.vta import VtaNetwork
@@ -93,6 +93,85 @@ def stat(program: _Program, target: _On = "pynq", preset: _Preset = "pipelined",
     return 0
 
 
+def _sizes(text: str | None, option: str) -> list[int]:
+    """Numbers with commas between; K stands for 1024."""
+    from dlcomp.errors import UsageError
+
+    found = []
+    for word in text.split(",") if text else ():
+        digits = word.strip().upper().removesuffix("K")
+        if not digits.isdigit():
+            raise UsageError(f"cannot read {option} {text!r}", hint=f"as in {option} 8,16,32 or 32K,64K")
+        found.append(int(digits) * (1024 if word.strip().upper().endswith("K") else 1))
+    return found
+
+
+_Sizes = Annotated[str | None, typer.Option(metavar="N,N", help="Sizes to try; K is 1024.")]
+
+
+@app.command("sweep")
+def sweep(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A network quantized to powers of two.")],
+    target: _On = "pynq",
+    blocks: _Sizes = None,
+    batches: _Sizes = None,
+    bus: _Sizes = None,
+    uop: _Sizes = None,
+    inp: _Sizes = None,
+    wgt: _Sizes = None,
+    acc: _Sizes = None,
+    shape: Shapes = None,
+    png: Annotated[Path | None, typer.Option("--png", help="A picture, with the extra plots.")] = None,
+    json: Json = None,
+) -> int:
+    """Cycles and bytes of a network on accelerators of many sizes; what is not given is the target's."""
+    import dlcomp
+    from dlcomp.codegen.vta.sweep import descriptions, pareto
+    from dlcomp.codegen.vta.sweep import sweep as run
+    from dlcomp.report.vta import sweep as rows
+    from dlcomp.report.vta import sweep_table
+    from dlcomp.vta_targets import load
+
+    given = {"uop": uop, "inp": inp, "wgt": wgt, "acc": acc}
+    pads = {name: _sizes(text, f"--{name}") for name, text in given.items() if text}
+    axes = (_sizes(blocks, "--blocks"), _sizes(batches, "--batches"), _sizes(bus, "--bus"))
+    points = list(descriptions(load(target), *axes, pads))
+    found = run(dlcomp.load(model, parse_shapes(shape)), points)
+    best = pareto(found)
+    if png is not None:
+        from dlcomp.report.vta_plots import sweep_picture
+
+        say("wrote", str(sweep_picture(found, png)), "dim")
+    show(sweep_table(found, best), rows(found, best), json)
+    return 0
+
+
+@app.command("roofline")
+def roofline(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A .dlc for VTA.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PNG", help="The picture.")],
+) -> int:
+    """Draw the layers under what the array and the bus allow."""
+    from dlcomp.codegen.vta import region_cycles
+    from dlcomp.errors import UsageError
+    from dlcomp.report.vta_plots import layer_bytes
+    from dlcomp.report.vta_plots import roofline as draw
+
+    network = _network(artifact)
+    if network is None:
+        hint = "a bare program has no layers; dlcomp compile --target vta:pynq makes an artifact"
+        raise UsageError("not an artifact", where=str(artifact), hint=hint)
+    rows = []
+    for region in network.regions.values():
+        for layer, row in zip(
+            region.layers, region_cycles(region, network.config, network.timing), strict=True
+        ):
+            moved = layer_bytes(region.program, network.config, layer.begin, layer.end)
+            rows.append((layer.name, layer.macs, moved, row.cycles))
+    print(draw(rows, network.config, output))
+    return 0
+
+
 @app.command("trace")
 def trace(
     program: _Program,
@@ -100,6 +179,7 @@ def trace(
     target: _On = "pynq",
     preset: _Preset = "pipelined",
     region: _Region = 0,
+    png: Annotated[Path | None, typer.Option("--png", help="The stages over time as a picture, too.")] = None,
 ) -> int:
     """Write the times of a program as a trace for Perfetto."""
     from dlcomp.vta.cycles import simulate
@@ -107,5 +187,10 @@ def trace(
     from dlcomp.vta.trace import write
 
     made, config = _read(program, target, region)
-    print(write(simulate(made, config, timing(preset)), made, config, output))
+    times = simulate(made, config, timing(preset))
+    print(write(times, made, config, output))
+    if png is not None:
+        from dlcomp.report.vta_plots import gantt
+
+        print(gantt(times, made, config, png))
     return 0

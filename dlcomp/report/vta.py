@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 if TYPE_CHECKING:
     from dlcomp.codegen.vta.network import LayerCycles
+    from dlcomp.codegen.vta.sweep import Point
     from dlcomp.vta.config import VtaConfig
     from dlcomp.vta.cycles import CycleResult
 
@@ -65,6 +67,25 @@ def cycles_table(result: CycleResult) -> Table:
     for stage, busy in result.busy.items():
         waits = sorted(result.stalls[stage].items(), key=lambda one: -one[1])
         table.add_row(stage, f"{busy:,}", ", ".join(f"{reason} {count:,}" for reason, count in waits))
+    return table
+
+
+def sweep(points: Sequence[Point], best: Sequence[Point]) -> list[dict[str, Any]]:
+    """Every point of a design-space sweep, for JSON; ``best`` are those that no other beats."""
+    return [{**asdict(point), "pareto": point in best} for point in points]
+
+
+def sweep_table(points: Sequence[Point], best: Sequence[Point]) -> Table:
+    """One row an accelerator; a star stands at those that no other beats in time and scratchpads."""
+    columns = ("accelerator", "MAC/cycle", "KiB on chip", "cycles", "ms", "utilisation", "MB moved", "")
+    table = Table(*columns, box=None, pad_edge=False)
+    for point in points:
+        figures = [str(point.macs_per_cycle), f"{point.on_chip / 1024:g}"]
+        if point.refused:
+            table.add_row(point.name, *figures, "-", "-", "-", "-", point.refused)
+            continue
+        figures += [f"{point.cycles:,}", f"{point.milliseconds:.3f}", f"{point.utilisation:.1%}"]
+        table.add_row(point.name, *figures, f"{point.bytes / 1e6:.3f}", "*" if point in best else "")
     return table
 
 

@@ -15,9 +15,14 @@ _BINARY_INTERFACE = ("tvm", "tvm_ffi")
 def refusal(manifest: Manifest) -> DlcompError | None:
     """Why the code of ``manifest`` must not be loaded here, or None if it may be."""
     if manifest.target.kind == "vta":
-        # It has no machine code: simulators run its programs anywhere.
-        return None
-    return _wrong_machine(manifest.target) or _missing_features(manifest) or _wrong_versions(manifest)
+        # Simulators run its programs anywhere; what stays on the host is checked when it is loaded.
+        return _wrong_versions(manifest)
+    return wrong_processor(manifest.target) or _wrong_versions(manifest)
+
+
+def wrong_processor(target: Target) -> DlcompError | None:
+    """Why machine code for ``target`` must not be loaded here, or None if it may be."""
+    return _wrong_machine(target) or _missing_features(target)
 
 
 def missing_device(target: Target) -> DlcompError | None:
@@ -64,13 +69,13 @@ def _platform(triple: str) -> tuple[str, str]:
     return target_data.architecture(first) or first, "macos" if system == "darwin" else system
 
 
-def _missing_features(manifest: Manifest) -> ArtifactError | None:
-    missing = missing_features(manifest.target)
+def _missing_features(target: Target) -> ArtifactError | None:
+    missing = missing_features(target)
     if not missing:
         return None
     return ArtifactError(
         f"needs CPU features that this machine lacks: {', '.join(missing)}",
-        hint=f"made for {manifest.target.cpu}; compile the model again with --target host",
+        hint=f"made for {target.cpu}; compile the model again with --target host",
     )
 
 

@@ -43,7 +43,8 @@ def tune(
     ----------
     model : Model, Workload or sequence of Workload
     target : str, mapping or Target
-        The machine that this runs on (other code cannot be measured here).
+        The machine that this runs on (other code cannot be measured here), or ``vta:NAME``, whose cycles
+        are simulated.
     budget : Budget or int, optional
         Or the trials a task; 32 by default, 0 measures nothing.
     db : path or Database
@@ -65,12 +66,17 @@ def tune(
         written.
     """
     from dlcomp.model import Model
+    from dlcomp.target import Target
     from dlcomp.tune.database import Database
     from dlcomp.tune.pool import Pool
     from dlcomp.tune.tasks import of_workloads
     from dlcomp.tune.tasks import tasks as extract
     from dlcomp.tune.tuner import Budget, Tuner
 
+    plan = budget if isinstance(budget, Budget) else Budget(32 if budget is None else budget)
+    database = db if isinstance(db, Database) else Database(db)
+    if Target.parse(target).kind == "vta":
+        return _simulated(model, Target.parse(target), plan, database, tasks, resume, shown)
     resolved = _here(target)
     _register(templates)
     if isinstance(model, Model):
@@ -81,8 +87,6 @@ def tune(
         workloads = model if isinstance(model, Sequence) else [model]
         found = of_workloads(Counter(map(to_text, workloads)), resolved)
     found = _matching(found, tasks)
-    plan = budget if isinstance(budget, Budget) else Budget(32 if budget is None else budget)
-    database = db if isinstance(db, Database) else Database(db)
     with Pool(resolved, templates, *limits_s) as pool:
         tuner = Tuner(found, resolved, database, pool, plan, resume, seed)
         if tuner.progress.planned:
@@ -90,6 +94,33 @@ def tune(
 
             tuner.progress.peak_flops = peaks.measure(resolved.cores).flops
         return tuner.run(shown)
+
+
+def _simulated(
+    model: Any,
+    target: Target,
+    plan: Budget,
+    database: Database,
+    pattern: str | None,
+    resume: bool,
+    shown: Callable[[Progress], None],
+) -> Progress:
+    """The layers of an accelerator, measured by its cycle simulator."""
+    from dlcomp.codegen.vta.network import network_convolutions
+    from dlcomp.errors import UsageError
+    from dlcomp.model import Model
+    from dlcomp.tune.vta import VtaTuner
+    from dlcomp.tune.vta import tasks as extract
+    from dlcomp.vta_targets import load
+
+    if not isinstance(model, Model):
+        hint = "give a network that was quantized with scales that are powers of two"
+        raise UsageError(f"{target} runs layers of quantized networks, not {model}", hint=hint)
+    config = load(target.arch)
+    layers = extract(network_convolutions(model, config), config)
+    kept = {task.text for task in _matching([task for task, _ in layers.values()], pattern)}
+    chosen = {text: layer for text, layer in layers.items() if text in kept}
+    return VtaTuner(chosen, target, database, plan, resume).run(shown)
 
 
 def _here(target: str | Mapping[str, Any] | Target) -> Target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from dlcomp.schedules import ON_REQUEST, templates
 from dlcomp.schedules.workload import Workload, from_text
 from dlcomp.target import Target
 from dlcomp.tune.database import Database, ranked
-from dlcomp.tune.records import Record, template_version
+from dlcomp.tune.records import Record, code_version, template_version
 
+# In the place of a template's name: tilings of the accelerator, which has no schedules in TensorIR.
+VTA = "vta.conv"
+_VTA_CODE = "dlcomp.codegen.vta.choose"
 _LOG = logging.getLogger(__name__)
 
 
@@ -75,7 +79,10 @@ def neighbours(candidate: Candidate, space: Sequence[Candidate]) -> list[Candida
 
 
 def version_of(name: str) -> str:
-    """The version of the template called ``name``; empty if there is none."""
+    """The version of the template called ``name``, or of VTA's compiler; empty if there is none."""
+    if name == VTA:
+        importlib.import_module(_VTA_CODE)
+        return code_version(_VTA_CODE, ("dlcomp.codegen.vta.", "dlcomp.vta."))
     return next((template_version(type(t)) for t in templates() if t.name == name), "")
 
 

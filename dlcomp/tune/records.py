@@ -108,11 +108,12 @@ def template_version(cls: type) -> str:
 
     Estimates, spaces, comments and layout of the source are not part of it.
     """
-    return _version(cls.__module__)
+    return code_version(cls.__module__)
 
 
 @functools.cache
-def _version(module: str) -> str:
+def code_version(module: str, folders: tuple[str, ...] = ("dlcomp.schedules.",)) -> str:
+    """A digest of the code of a module and of all that it uses from ``folders``."""
     seen: set[str] = set()
     waiting = [module]
     while waiting:
@@ -121,7 +122,7 @@ def _version(module: str) -> str:
             continue
         seen.add(name)
         values = list(vars(sys.modules[name]).values())
-        waiting += [m for v in values if (m := _module_of(v)).startswith("dlcomp.schedules.")]
+        waiting += [m for v in values if (m := _module_of(v)).startswith(folders)]
     source = "\n".join(_code(name) for name in sorted(seen))
     return f"{_FORMAT}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
 

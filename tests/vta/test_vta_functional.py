@@ -14,6 +14,7 @@ from random_programs import random_program, small
 from dlcomp.errors import DlcompError, UsageError
 from dlcomp.vta import arithmetic, functional, isa
 from dlcomp.vta.config import VtaConfig
+from dlcomp.vta.cycles import simulate
 from dlcomp.vta.faults import ProgramFault
 from dlcomp.vta.footprint import Footprints
 from dlcomp.vta.products import multiply, products
@@ -37,9 +38,23 @@ def agree(seed: int) -> None:
     config = SHAPES[seed % len(SHAPES)]
     program, inputs = random_program(config, seed)
     wanted = interpreted(program, config, inputs)
+    assert_order_of_cycles(program, config, seed)
     for semantics in functional.SEMANTICS:
         found = functional.run(program, config, inputs, semantics=semantics)
         np.testing.assert_array_equal(found.outputs["y"], wanted, err_msg=f"seed {seed}, {semantics}")
+
+
+def assert_order_of_cycles(program: Program, config: VtaConfig, seed: int) -> None:
+    """The cycle simulator runs every instruction once, and after all that its tokens say ended before."""
+    result = simulate(program, config)
+    spans = {span.index: span for span in result.spans}
+    assert len(spans) == len(program.words) == len(result.spans), f"seed {seed}"
+    ends: tuple[list[int], ...] = ([], [], [])
+    for step in order(program.instructions(config)):
+        begin = spans[step.index].start
+        for stage, count in enumerate(step.clock):
+            assert begin >= max(ends[stage][:count], default=0), f"seed {seed}, instruction {step.index}"
+        ends[step.stage].append(spans[step.index].end)
 
 
 def test_random_programs_agree_with_the_interpreter() -> None:
@@ -78,6 +93,58 @@ def test_every_dropped_and_every_duplicated_token_is_reported(seed: int) -> None
             with pytest.raises(ProgramFault) as caught:
                 functional.run(rebuilt(program, config, changed), config, inputs)
             assert caught.value.kind in ("deadlock", "tokens", "illegal", "race")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_swapped_tokens_are_reported_or_change_nothing(seed: int) -> None:
+    """A token sent to, or awaited from, the other neighbour: never another result, silently.
+
+    Where compute has both neighbours, a swap may leave a program that is right as it is, as one of two tokens
+    stands where the other did; then the result is the same and no race is left.
+    """
+    config = small()
+    program, inputs = random_program(config, seed)
+    code = list(program.instructions(config))
+    clean = functional.run(program, config, inputs).outputs["y"]
+    reported = 0
+    for index, one in enumerate(code):
+        for a, b in (("pop_prev", "pop_next"), ("push_prev", "push_next")):
+            if getattr(one, a) == getattr(one, b):
+                continue
+            changed = list(code)
+            changed[index] = dataclasses.replace(one, **{a: getattr(one, b), b: getattr(one, a)})
+            try:
+                found = functional.run(rebuilt(program, config, changed), config, inputs)
+            except ProgramFault:
+                reported += 1
+            else:
+                np.testing.assert_array_equal(found.outputs["y"], clean)
+    assert reported >= 4
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_tokens_sent_too_early_are_reported_or_change_nothing(seed: int) -> None:
+    """From the instruction before in the same stage: a race, unless that which follows touches nothing."""
+    config = small()
+    program, inputs = random_program(config, seed)
+    code = list(program.instructions(config))
+    clean = functional.run(program, config, inputs).outputs["y"]
+    faults = 0
+    for index, one in enumerate(code):
+        sent = {name: True for name in ("push_next", "push_prev") if getattr(one, name)}
+        before = [n for n in range(index) if stage_of(code[n]) == stage_of(one)]
+        if not sent or not before or any(getattr(code[before[-1]], name) for name in sent):
+            continue
+        changed = list(code)
+        changed[index] = dataclasses.replace(one, push_next=False, push_prev=False)
+        changed[before[-1]] = dataclasses.replace(code[before[-1]], **sent)
+        try:
+            found = functional.run(rebuilt(program, config, changed), config, inputs)
+        except ProgramFault:
+            faults += 1
+        else:
+            np.testing.assert_array_equal(found.outputs["y"], clean)
+    assert faults >= 1
 
 
 @pytest.mark.parametrize("seed", range(30))

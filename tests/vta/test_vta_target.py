@@ -16,7 +16,7 @@ def test_a_vta_target_is_parsed_and_survives(name: str) -> None:
     target = Target.parse(f"vta:{name}")
     assert (target.kind, target.arch) == ("vta", name)
     assert Target.parse(json.dumps(target.to_dict())) == target
-    assert str(target).startswith(f"vta:{name}, host code for ")
+    assert str(target).startswith(f"vta:{name}, beside ")
     triple = vta_targets.load(name).host_triple
     assert target.triple == (triple or Target.host().triple)
 

@@ -25,17 +25,22 @@ def blocks(count: int, size: int) -> int:
 
 @dataclass(frozen=True)
 class Extent:
-    """The shape of a tensor in blocks: ``(images, channels, height, width)`` elements."""
+    """The shape of a tensor in blocks: ``(images, channels, height, width)`` elements.
+
+    If ``channels_last`` the channels of a pixel are neighbours.
+    """
 
     images: int
     channels: int
     height: int
     width: int
+    channels_last: bool = False
 
     @staticmethod
-    def of(tensor: Tensor, config: VtaConfig) -> Extent:
+    def of(tensor: Tensor, config: VtaConfig, channels_last: bool = False) -> Extent:
         batch, channels, height, width = tensor.shape
-        return Extent(blocks(batch, config.batch), blocks(channels, config.block), height, width)
+        images, deep = blocks(batch, config.batch), blocks(channels, config.block)
+        return Extent(images, deep, height, width, channels_last)
 
     @property
     def elements(self) -> int:
@@ -44,6 +49,8 @@ class Extent:
 
     def offset(self, image: int, channel: int, row: int = 0, column: int = 0) -> int:
         """The element of a pixel of a block."""
+        if self.channels_last:
+            return ((image * self.height + row) * self.width + column) * self.channels + channel
         return ((image * self.channels + channel) * self.height + row) * self.width + column
 
 

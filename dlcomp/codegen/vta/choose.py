@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from dlcomp.codegen.vta.blocks import Extent
 from dlcomp.codegen.vta.convolution import lower_convolution, rectangle_blocks
 from dlcomp.codegen.vta.estimate import estimate
+from dlcomp.codegen.vta.matrix import as_matrix
 from dlcomp.codegen.vta.operators import Conv, Tensor
 from dlcomp.codegen.vta.stream import Stream
 from dlcomp.codegen.vta.tiles import Tiling, axes, registers_of, room
 from dlcomp.errors import UsageError
 from dlcomp.vta.config import VtaConfig
-from dlcomp.vta.cycles import simulate
+from dlcomp.vta.cycles import simulate_instructions
 from dlcomp.vta.timing import Timing
+
+if TYPE_CHECKING:
+    from dlcomp.schedules.workload import VtaConv
 
 # Tilings that are simulated.
 _FINALISTS = 12
@@ -39,10 +44,7 @@ def choose_tiling(
     UsageError
         Not even single outputs fit the scratchpads.
     """
-    # Many images are like a few: so many that what is kept between them counts.
-    pixels = conv.result.shape[2] * conv.result.shape[3]
-    images = config.batch * max(_LEAST_IMAGES, _ENOUGH_PIXELS // pixels)
-    conv = _of_batch(conv, min(conv.data.shape[0], images))
+    conv = sample(conv, config)
     ranked = sorted(
         candidates(conv, config, contexts), key=lambda t: (estimate(conv, t, config, timing), str(t))
     )
@@ -60,11 +62,27 @@ def choose_tiling(
     return min(best, key=lambda tiling: layer_cycles(conv, tiling, config, timing))
 
 
-def geometry(conv: Conv, block: int) -> Hashable:
-    """What the speed of a convolution depends on: layers of one geometry take one tiling."""
-    how = (conv.strides, conv.pads, conv.dilations, conv.groups)
-    after = (registers_of(conv, block), conv.residual is None, conv.wide)
-    return (conv.data.shape, conv.result.shape, conv.weight.shape, how, after)
+def sample(conv: Conv, config: VtaConfig) -> Conv:
+    """The same layer on fewer images: many are like a few, so many that what is kept between them counts."""
+    conv = as_matrix(conv, config)
+    pixels = conv.result.shape[2] * conv.result.shape[3]
+    images = config.batch * max(_LEAST_IMAGES, _ENOUGH_PIXELS // pixels)
+    return _of_batch(conv, min(conv.data.shape[0], images))
+
+
+def workload(conv: Conv, config: VtaConfig) -> VtaConv:
+    """What the speed of a convolution depends on: layers of one workload take one tiling."""
+    # The runtime imports this file, and the schedules import TVM's compiler.
+    from dlcomp.schedules.workload import VtaConv
+
+    n, channels, h, w = conv.data.shape
+    outputs, _, kh, kw = conv.weight.shape
+    machine = f"{config.model_string} bus {config.bus_bits} hazard {config.hazard_distance}"
+    return VtaConv(
+        machine, n, channels // conv.groups, h, w, outputs // conv.groups, *conv.result.shape[2:], kh, kw,
+        *conv.strides, *conv.dilations, *conv.pads, conv.groups, registers_of(conv, config.block),
+        conv.residual is not None, conv.wide, conv.transposed,
+    )  # fmt: skip
 
 
 def _of_batch(conv: Conv, batch: int) -> Conv:
@@ -92,7 +110,8 @@ def layer_program(conv: Conv, tiling: Tiling, config: VtaConfig) -> Stream:
 
 def layer_cycles(conv: Conv, tiling: Tiling, config: VtaConfig, timing: Timing) -> int:
     """Cycles of one layer by itself."""
-    return simulate(layer_program(conv, tiling, config).finish(), config, timing).cycles
+    instructions, _ = layer_program(conv, tiling, config).ended()
+    return simulate_instructions(instructions, config, timing).cycles
 
 
 def _sizes(whole: int, most: int) -> list[int]:
@@ -100,17 +119,17 @@ def _sizes(whole: int, most: int) -> list[int]:
     return sorted({-(-whole // parts) for parts in range(-(-whole // most), whole + 1)}, reverse=True)
 
 
-def candidates(conv: Conv, config: VtaConfig, contexts: int) -> Iterator[Tiling]:
-    """Tilings that fit the scratchpads: equal pieces of every axis."""
+def candidates(conv: Conv, config: VtaConfig, contexts: int, sizes: int = 4) -> Iterator[Tiling]:
+    """Tilings that fit: equal pieces of every axis, of rows and columns the ``sizes`` largest."""
     oc, ic = rectangle_blocks(conv, config.block)
     height, width = axes(conv)
     most = config.depth("acc") // contexts
     orders = (False, True) if oc > 1 else (False,)
     for channels in _sizes(oc, most):
-        for columns in _sizes(width.outputs, most)[:4]:
+        for columns in _sizes(width.outputs, most)[:sizes]:
             if channels * columns > most:
                 continue
-            for rows in _sizes(height.outputs, most // (channels * columns))[:4]:
+            for rows in _sizes(height.outputs, most // (channels * columns))[:sizes]:
                 for part in _sizes(ic, ic):
                     for order in orders:
                         tiling = Tiling(channels, part, rows, columns, order, contexts)

@@ -57,7 +57,8 @@ def with_columns(
 
 def _is_shorter(conv: Conv, block: int) -> bool:
     channels, _, columns = conv.weight.shape[1:]
-    return conv.groups == 1 and blocks(channels * columns, block) < blocks(channels, block) * columns
+    plain = conv.groups == 1 and not conv.transposed
+    return plain and blocks(channels * columns, block) < blocks(channels, block) * columns
 
 
 def _folded(conv: Conv) -> tuple[Columns, Conv]:

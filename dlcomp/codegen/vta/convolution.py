@@ -9,14 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dlcomp.codegen.vta import nest
-from dlcomp.codegen.vta.blocks import Extent, Rectangle, bias_tiles, bias_vector, blocks, rectangles
+from dlcomp.codegen.vta.blocks import (
+    Extent,
+    Rectangle,
+    bias_tiles,
+    bias_vector,
+    blocks,
+    is_diagonal,
+    rectangles,
+)
 from dlcomp.codegen.vta.dependences import Access
 from dlcomp.codegen.vta.epilogue import add_residual, clip, shift
+from dlcomp.codegen.vta.matrix import as_matrix
 from dlcomp.codegen.vta.operators import Conv
 from dlcomp.codegen.vta.stream import Box, Stream
 from dlcomp.codegen.vta.tiles import Slots, Tiling, axes, box, cuts, room
@@ -32,7 +42,7 @@ def lower_convolution(stream: Stream, conv: Conv, tiling: Tiling) -> None:
     UsageError
         The tiling does not fit the scratchpads.
     """
-    _Lowering(stream, conv, tiling).run()
+    _Lowering(stream, as_matrix(conv, stream.config), tiling).run()
 
 
 @dataclass(frozen=True)
@@ -56,11 +66,14 @@ class _Lowering:
         self.tiling = tiling
         self.config = stream.config
         self.height, self.width = axes(conv)
-        self.data = Extent.of(conv.data, self.config)
-        self.result = Extent.of(conv.result, self.config)
+        self.data, self.result = (
+            Extent.of(tensor, self.config, conv.images_are_pixels) for tensor in (conv.data, conv.result)
+        )
         self.rectangles = rectangles(conv, self.config.block)
         self.bias_tiles = bias_tiles(conv.start, self.config.block)
         self.tiles_done = 0
+        # Tiles of one place in the picture and the scratchpads have the same code.
+        self.kernels: dict[tuple[Any, ...], list[nest.Call]] = {}
 
     def run(self) -> None:
         conv, tiling, config = self.conv, self.tiling, self.config
@@ -243,16 +256,18 @@ class _Lowering:
             tile.pixels, tile.columns[1], plane, columns, ic * kernel, kernel, self.width.kernel,
             plane if diagonal else 0,
         )  # fmt: skip
-        calls = nest.convolution(
-            self.height.window(*tile.rows), self.width.window(*tile.columns), oc, ic, steps,
-            (acc, at, weight), self.junk, self.config,
-        )  # fmt: skip
+        key = (tile.rows, tile.columns, oc, ic, acc, at, weight)
+        if key not in self.kernels:
+            self.kernels[key] = nest.convolution(
+                self.height.window(*tile.rows), self.width.window(*tile.columns), oc, ic, steps,
+                (acc, at, weight), self.junk, self.config,
+            )  # fmt: skip
         accesses = [
             Access("inp", at, at + (oc if diagonal else ic) * plane),
             Access("wgt", weight, weight + oc * ic * kernel),
             Access("acc", acc, acc + oc * tile.pixels, write=True),
         ]
-        for call in calls:
+        for call in self.kernels[key]:
             self.stream.gemm(call, accesses)
 
 
@@ -275,5 +290,7 @@ def rectangle_blocks(conv: Conv, block: int) -> tuple[int, int]:
     """Blocks of outputs and inputs of the largest rectangle, for the choice of a tiling."""
     if conv.groups == 1:
         return blocks(conv.weight.shape[0], block), blocks(conv.weight.shape[1], block)
+    if is_diagonal(conv, block):
+        return blocks(conv.weight.shape[0], block), 1
     largest = max(rectangles(conv, block), key=lambda r: r.tiles.shape[0] * r.tiles.shape[1])
     return largest.tiles.shape[0], largest.tiles.shape[1]

@@ -55,6 +55,7 @@ class _Count:
         self.tiling, self.config, self.timing, self.needed = tiling, config, timing, needed
         self.diagonal = is_diagonal(conv, config.block)
         self.height, self.width = axes(conv)
+        self.apart = conv.images_are_pixels
         self.outer, self.inner = -(-oc // tiling.oc), -(-ic // tiling.ic)
         rows, columns = _pieces(self.height, tiling.rows), _pieces(self.width, tiling.columns)
         self.spatial = rows * columns * images
@@ -129,12 +130,16 @@ class _Count:
         _, rows = self.height.span(*_middle(self.height, self.tiling.rows))
         _, columns = self.width.span(*_middle(self.width, self.tiling.columns))
         deep = self.tiling.oc if self.diagonal else self.tiling.ic
+        if self.apart:
+            return deep * rows * self._row(1, "inp")
         if columns == self.width.size and self.height.step == 1:
             return deep * self._row(rows * columns, "inp")
         return deep * rows * self._row(columns, "inp")
 
     def _store(self) -> int:
         tiling = self.tiling
+        if self.apart:
+            return self.needed.acc * (self._row(1, "out") + 1)
         whole = tiling.columns == self.width.outputs
         width = tiling.columns * (tiling.rows if whole else 1)
         return self.needed.acc // width * self._row(width, "out") + self.needed.acc

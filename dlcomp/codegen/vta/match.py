@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,18 @@ import numpy.typing as npt
 import onnx
 
 from dlcomp.codegen.vta.graph import Graph, Quantized
-from dlcomp.codegen.vta.operators import Conv, MaxPool, Mean, Operator, Requantize, Sum, Tensor
+from dlcomp.codegen.vta.match_pooling import LARGEST_FACTOR, average_pool, concat, max_pool, mean
+from dlcomp.codegen.vta.operators import (
+    Conv,
+    Operator,
+    Requantize,
+    Sum,
+    Tensor,
+)
 from dlcomp.frontend.writer import attributes_of
 
-# The identity matrices that scale what is added are int8: 2^6 is their largest power of two.
-_LARGEST_FACTOR = 6
 # Amounts of a shift by register on which implementations agree.
 _LARGEST_EXTRA = 15
-# Two digits of 7 bits, the low one from -64 to 63, the high one at most 127.
-_LARGEST_MULTIPLIER = 127 * 128 + 63
 _MOVES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity")
 
 
@@ -75,7 +79,8 @@ class Matcher:
             return self._view(base, result, exponent) if (low, high) == (-128, 127) else None
         makers: dict[str, Callable[..., Operator | None]] = {
             "Conv": self._layer, "Gemm": self._layer, "MatMul": self._layer, "Add": self._sum,
-            "MaxPool": self._max_pool, "GlobalAveragePool": self._mean,
+            "ConvTranspose": self._layer, "MaxPool": partial(max_pool, self), "Concat": partial(concat, self),
+            "GlobalAveragePool": partial(mean, self), "AveragePool": partial(average_pool, self),
         }  # fmt: skip
         maker = makers.get(base.op_type)
         made = maker(base, result, exponent, low, high) if maker else None
@@ -83,7 +88,7 @@ class Matcher:
 
     def sums(self, node: onnx.NodeProto) -> Found | None:
         """A layer whose result stays a real number: its sums, which the host multiplies by their scale."""
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
             return None
         shape = self.graph.shape(str(node.output[0]))
         if len(shape) not in (2, 4):
@@ -112,7 +117,7 @@ class Matcher:
             ends.append(int(np.clip(real, -128, 127)))
         return ends[0], ends[1]
 
-    def _operand(self, name: str) -> tuple[Tensor, Quantized] | None:
+    def operand(self, name: str) -> tuple[Tensor, Quantized] | None:
         """The int8 tensor behind an operand; a view is the tensor that it views."""
         found = self.graph.dequantized(name)
         if found is None or found.name in self.graph.initializers:
@@ -120,13 +125,13 @@ class Matcher:
         tensor = self.views.get(found.name) or self.graph.tensor(found.name)
         return None if tensor is None else (tensor, found)
 
-    def _is_flattened(self, data: Quantized, tensor: Tensor) -> bool:
+    def is_flattened(self, data: Quantized, tensor: Tensor) -> bool:
         """Whether a value has another shape than the tensor that it views."""
         seen = self.graph.tensor(data.name)
         return seen is None or seen.shape != tensor.shape
 
     def _view(self, node: onnx.NodeProto, result: Tensor, exponent: int) -> Found | None:
-        operand = self._operand(str(node.input[0]))
+        operand = self.operand(str(node.input[0]))
         if operand is None or operand[1].exponent != exponent:
             return None
         tensor = operand[0]
@@ -141,7 +146,7 @@ class Matcher:
         self, node: onnx.NodeProto, result: Tensor, exponent: int, low: int, high: int, wide: bool = False
     ) -> Conv | None:
         graph, attributes = self.graph, attributes_of(node)
-        operand = self._operand(str(node.input[0]))
+        operand = self.operand(str(node.input[0]))
         dequantize = graph.producer.get(str(node.input[1]))
         if operand is None or dequantize is None or dequantize.op_type != "DequantizeLinear":
             return None
@@ -149,7 +154,7 @@ class Matcher:
         weight, exponents = graph.constant(str(dequantize.input[0])), graph.exponents(dequantize)
         if weight is None or exponents is None or weight.dtype != np.int8:
             return None
-        if node.op_type != "Conv":
+        if node.op_type not in ("Conv", "ConvTranspose"):
             matrix = self._matrix(node, weight, tensor)
             if matrix is None:
                 return None
@@ -158,14 +163,21 @@ class Matcher:
             data.name in self.views and self.views[data.name] != graph.tensor(data.name)
         ):
             return None
+        elif node.op_type == "ConvTranspose":
+            turned = _turned(weight, int(attributes.get("group", 1)), exponents.size)
+            if turned is None:
+                return None
+            weight = turned
         of_sums = data.exponent + exponents.reshape(-1)
         bias = self._bias(node, weight.shape[0], of_sums)
         if bias is None:
             return None
         shifts = exponent - of_sums
-        geometry = _geometry(attributes, tensor, weight) if node.op_type == "Conv" else {}
+        geometry = _geometry(attributes) if node.op_type in ("Conv", "ConvTranspose") else {}
         if geometry is None:
             return None
+        if node.op_type == "ConvTranspose":
+            geometry["transposed"] = True
         extra = shifts - shifts.min()
         if extra.any() and shifts.size != weight.shape[0]:
             return None
@@ -207,52 +219,29 @@ class Matcher:
         return np.ascontiguousarray(np.broadcast_to(stored.reshape(-1), (outputs,)).astype(np.int32))
 
     def _sum(self, node: onnx.NodeProto, result: Tensor, exponent: int, low: int, high: int) -> Sum | None:
-        found = [self._operand(str(name)) for name in node.input]
+        found = [self.operand(str(name)) for name in node.input]
         if any(one is None or one[0].shape != result.shape for one in found):
             return None
         (left, a), (right, b) = (one for one in found if one is not None)
         finest = min(a.exponent, b.exponent)
         shifts = (a.exponent - finest, b.exponent - finest)
-        if max(shifts) > _LARGEST_FACTOR:
+        if max(shifts) > LARGEST_FACTOR:
             return None
         how = Requantize(exponent - finest, low, high)
         return Sum(str(node.output[0]), left, right, result, *shifts, how)
 
-    def _max_pool(
-        self, node: onnx.NodeProto, result: Tensor, exponent: int, low: int, high: int
-    ) -> MaxPool | None:
-        operand, attributes = self._operand(str(node.input[0])), attributes_of(node)
-        if operand is None or operand[1].exponent != exponent or (low, high) != (-128, 127):
-            return None
-        kernel = tuple(attributes["kernel_shape"])
-        plain = len(kernel) == 2 and set(attributes.get("dilations", (1, 1))) == {1} and len(node.output) == 1
-        if not plain or attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
-            return None
-        return MaxPool(
-            str(node.output[0]), operand[0], result, (kernel[0], kernel[1]),
-            tuple(attributes.get("strides", (1, 1))), tuple(attributes.get("pads", (0, 0, 0, 0))),
-        )  # fmt: skip
 
-    def _mean(self, node: onnx.NodeProto, result: Tensor, exponent: int, low: int, high: int) -> Mean | None:
-        operand = self._operand(str(node.input[0]))
-        if operand is None:
-            return None
-        tensor, data = operand
-        pixels = tensor.shape[2] * tensor.shape[3]
-        ratio = 2.0 ** (data.exponent - exponent) / pixels
-        # Sums of 31 bits leave room for the half that rounds.
-        most = min(_LARGEST_MULTIPLIER, 2**30 // (128 * pixels))
-        if not most:
-            return None
-        shift = int(np.floor(np.log2(most / ratio)))
-        multiplier = int(np.rint(ratio * 2.0**shift))
-        if not 0 < shift < 31 or not 0 < multiplier <= most:
-            return None
-        return Mean(str(node.output[0]), tensor, result, multiplier, Requantize(shift, low, high))
+def _turned(weight: npt.NDArray[Any], groups: int, scales: int) -> npt.NDArray[Any] | None:
+    """The weight (I, O / groups, KH, KW) of a transposed convolution as (O, I / groups, KH, KW)."""
+    if groups > 1 and scales > 1:
+        return None
+    inputs, outputs, rows, columns = weight.shape
+    split = weight.reshape(groups, inputs // groups, outputs, rows, columns).swapaxes(1, 2)
+    return np.ascontiguousarray(split.reshape(groups * outputs, inputs // groups, rows, columns))
 
 
-def _geometry(attributes: Any, data: Tensor, weight: npt.NDArray[Any]) -> dict[str, Any] | None:
-    if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+def _geometry(attributes: Any) -> dict[str, Any] | None:
+    if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or "output_shape" in attributes:
         return None
     return {
         "strides": tuple(attributes.get("strides", (1, 1))),

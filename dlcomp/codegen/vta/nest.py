@@ -139,9 +139,9 @@ def convolution(
         _by_tap(origin, rows, row_steps, horizontal, channels_in, channels_out),
     ]
     fitting = [form for form in forms if all(len(call.uops) <= limit for call in form)]
-    safe = [form for form in fitting if all(_apart(call, config.hazard_distance) for call in form)]
-    if safe:
-        return min(safe, key=lambda form: _cost(form, reuse))
+    for form in sorted(fitting, key=lambda form: _cost(form, reuse)):
+        if all(apart(call, config.hazard_distance) for call in form):
+            return form
     everything = Call(_product(origin, channels_out.rows(), vertical, horizontal), channels_in)
     # Fillers at most double them and a few.
     parts = _split(everything, limit // (2 * config.hazard_distance + 2))
@@ -179,10 +179,12 @@ def _by_tap(
     for tap in window.taps:
         pairs = zip(window.pairs, window.source, strict=True)
         found = [(out, at) for (t, out), at in pairs if t == tap]
-        first, apart = found[0], (found[1][1] - found[0][1] if len(found) > 1 else 0)
+        first, second = found[0], found[min(1, len(found) - 1)]
+        # A tap of a transposed convolution meets every so many outputs.
+        outs, step = second[0] - first[0], second[1] - first[1]
         base = origin + np.array([[first[0] * steps[0], first[1] * steps[1], tap * steps[2]]])
         uops = _product(base, unrolled.rows(), others)
-        calls.append(Call(uops, counted, Loop(len(found), steps[0], apart * steps[1], 0)))
+        calls.append(Call(uops, counted, Loop(len(found), outs * steps[0], step * steps[1], 0)))
     return calls
 
 
@@ -194,7 +196,7 @@ def _product(*axes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return total
 
 
-def _apart(call: Call, distance: int) -> bool:
+def apart(call: Call, distance: int) -> bool:
     """Whether between two writes of an accumulator lie at least ``distance`` others."""
     flat = call.destinations()
     return all(not (flat[gap:] == flat[:-gap]).any() for gap in range(1, min(distance, len(flat) - 1) + 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy.typing as npt
 import onnx
 
 from dlcomp.codegen.vta import reference
+from dlcomp.codegen.vta.choose import workload
 from dlcomp.codegen.vta.columns import with_columns
-from dlcomp.codegen.vta.operators import operands
+from dlcomp.codegen.vta.operators import Conv, Operator, operands
 from dlcomp.codegen.vta.partition import DeviceSegment, HostSegment, Partition, partition
 from dlcomp.codegen.vta.region import Layer, Region, build_region
 from dlcomp.codegen.vta.tiles import Tiling
@@ -28,8 +29,8 @@ from dlcomp.vta_targets import load
 # The evaluator knows how to dequantize from this opset on.
 _EVALUATOR_OPSET = 19
 Values = dict[str, npt.NDArray[Any]]
-# Turns a segment of the host into a function of its inputs.
-HostCompiler = Callable[[onnx.ModelProto], Callable[[Mapping[str, npt.NDArray[Any]]], Values]]
+# A segment of the host as a function of its inputs.
+Run = Callable[[Mapping[str, npt.NDArray[Any]]], Values]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class LayerCycles:
     gemm_cycles: int
     macs: int
     tiling: Tiling | None
+    tuned: bool = False
 
     def utilisation(self, macs_per_cycle: int) -> float:
         """Multiply-accumulates a cycle over what the array can do; skipped padding counts as done."""
@@ -63,7 +65,7 @@ class VtaNetwork:
     signature: Signature
     plan: Partition
     regions: dict[int, Region]
-    hosts: dict[int, Callable[[Mapping[str, npt.NDArray[Any]]], Values]]
+    hosts: dict[int, Run]
     counters: list[Counters] = field(default_factory=list)
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]], *, engine: str = "simulator") -> Values:
@@ -142,9 +144,8 @@ def region_cycles(region: Region, config: VtaConfig, timing: Timing) -> list[Lay
             end = result.cycles
         mine = (one for one in code[layer.begin : layer.end] if isinstance(one, isa.Gemm))
         multiplications = sum(one.steps for one in mine if not one.reset)
-        rows.append(
-            LayerCycles(layer.name, layer.kind, end - before, multiplications, layer.macs, layer.tiling)
-        )
+        figures = (end - before, multiplications, layer.macs)
+        rows.append(LayerCycles(layer.name, layer.kind, *figures, layer.tiling, layer.tuned))
         before = max(before, end)
     return rows
 
@@ -155,9 +156,11 @@ def compile_network(
     *,
     timing: str | Timing = "pipelined",
     contexts: int = 2,
-    host: HostCompiler | None = None,
+    tuned: Mapping[str, Tiling] | None = None,
 ) -> VtaNetwork:
     """Compile a network that was quantized with scales that are powers of two.
+
+    What stays on the host is run by ONNX's reference evaluator; an artifact has it compiled.
 
     Parameters
     ----------
@@ -167,8 +170,8 @@ def compile_network(
         What the tiling is chosen for.
     contexts : int
         2 with double buffering, 1 without.
-    host : callable, optional
-        How to run what stays on the host; ONNX's reference evaluator if not given.
+    tuned : mapping, optional
+        Tilings by the texts of :func:`dlcomp.codegen.vta.choose.workload`, in place of those chosen.
 
     Raises
     ------
@@ -177,25 +180,54 @@ def compile_network(
     UsageError
         An open shape, or a layer that does not fit the scratchpads.
     """
-    if model.source is None or model.text is not None:
-        raise UsageError("this model has no network of numbers", hint="load it from an .onnx file")
+    # The runtime imports this file, and the schedules import TVM's compiler.
+    from dlcomp.schedules.workload import to_text
+
     config = load(target.removeprefix("vta:")) if isinstance(target, str) else target
     chosen = preset(timing) if isinstance(timing, str) else timing
+    plan = _partitioned(model)
+    regions, hosts = {}, {}
+    for number, segment in enumerate(plan.segments):
+        if isinstance(segment, HostSegment):
+            hosts[number] = _evaluated(segment.network)
+        else:
+            operators, folds = with_columns(segment.operators, segment.inputs, config.block)
+            given = {
+                one.name: (tuned or {})[text]
+                for one in convolutions(operators)
+                if (text := to_text(workload(one, config))) in (tuned or {})
+            }
+            region = build_region(
+                operators, segment.outputs, config, chosen, contexts=contexts, tilings=given
+            )
+            regions[number] = replace(region, folds=folds)
+    return VtaNetwork(config, chosen, model.signature, plan, regions, hosts)
+
+
+def network_convolutions(model: Model, config: VtaConfig) -> list[Conv]:
+    """The layers of ``model`` that have a tiling, as :func:`compile_network` compiles them."""
+    found: list[Conv] = []
+    for segment in _partitioned(model).segments:
+        if isinstance(segment, DeviceSegment):
+            found += convolutions(with_columns(segment.operators, segment.inputs, config.block)[0])
+    return found
+
+
+def convolutions(operators: Iterable[Operator]) -> list[Conv]:
+    """Those among ``operators``."""
+    return [one for one in operators if isinstance(one, Conv)]
+
+
+def _partitioned(model: Model) -> Partition:
+    if model.source is None or model.text is not None:
+        raise UsageError("this model has no network of numbers", hint="load it from an .onnx file")
     plan = partition(model.source)
     if not any(isinstance(segment, DeviceSegment) for segment in plan.segments):
         raise ModelError(
             f"nothing of {model.name} can run on VTA: no layer is int8 with scales that are powers of two",
-            hint="quantize it first: --pass quantize:scales=power_of_two, with calibration data",
+            hint="quantize it: compile --calib DATA, or --pass quantize:scales=power_of_two before",
         )
-    regions, hosts = {}, {}
-    for number, segment in enumerate(plan.segments):
-        if isinstance(segment, HostSegment):
-            hosts[number] = (host or reference_host)(segment.network)
-        else:
-            operators, folds = with_columns(segment.operators, segment.inputs, config.block)
-            region = build_region(operators, segment.outputs, config, chosen, contexts=contexts)
-            regions[number] = replace(region, folds=folds)
-    return VtaNetwork(config, chosen, model.signature, plan, regions, hosts)
+    return plan
 
 
 def _shapes(segment: DeviceSegment) -> dict[str, tuple[int, ...]]:
@@ -204,7 +236,7 @@ def _shapes(segment: DeviceSegment) -> dict[str, tuple[int, ...]]:
     return {tensor.name: tensor.shape for tensor in read if tensor.name in segment.inputs}
 
 
-def reference_host(network: onnx.ModelProto) -> Callable[[Mapping[str, npt.NDArray[Any]]], Values]:
+def _evaluated(network: onnx.ModelProto) -> Run:
     """A segment of the host run by ONNX's reference evaluator."""
     from onnx import version_converter
     from onnx.reference import ReferenceEvaluator

@@ -6,6 +6,7 @@ Every operator ends in :class:`Requantize`: a rounding shift and a clip, which i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,11 @@ class Conv:
         scale for each channel.
     wide : bool
         The result is the int32 sums themselves, stored as four planes of bytes; ``requantize`` is not used.
+    transposed : bool
+        Data are ``strides`` apart in the result: ``result[y * stride + tap * dilation - pad]`` takes
+        ``data[y] * weight[tap]``.
+    images_are_pixels : bool
+        Rows are images, whose vectors are neighbours in DRAM (:mod:`dlcomp.codegen.vta.matrix`).
     """
 
     name: str
@@ -76,8 +82,10 @@ class Conv:
     extra: npt.NDArray[np.int64] | None = None
     residual: Residual | None = None
     wide: bool = False
+    transposed: bool = False
+    images_are_pixels: bool = False
 
-    @property
+    @cached_property
     def halves(self) -> npt.NDArray[np.int64]:
         """What rounds the sums of each channel when it is added before the shift, (O,)."""
         shifts = np.full(len(self.bias), self.requantize.shift, np.int64)
@@ -86,7 +94,7 @@ class Conv:
         halves: npt.NDArray[np.int64] = np.where(shifts > 0, 1 << np.maximum(shifts - 1, 0), 0)
         return halves
 
-    @property
+    @cached_property
     def start(self) -> npt.NDArray[np.int64]:
         """What sums begin with, (O,): the bias, and what rounds them."""
         bias: npt.NDArray[np.int64] = self.bias.astype(np.int64)
@@ -95,7 +103,7 @@ class Conv:
     @property
     def macs(self) -> int:
         """Multiply-accumulates, those with padding included."""
-        batch, _, height, width = self.result.shape
+        batch, _, height, width = self.data.shape if self.transposed else self.result.shape
         return int(batch * height * width * self.weight.size)
 
 
@@ -135,13 +143,59 @@ class Mean:
     requantize: Requantize
 
 
-Operator = Conv | Sum | MaxPool | Mean
+@dataclass(frozen=True)
+class AveragePool:
+    """The mean of every window as ``requantize(sum * multiplier)``.
+
+    ``multipliers`` are pairs of how many elements count, and what their sum is multiplied by; windows that
+    reach over the border count only those inside unless ``padding_counts``.
+    """
+
+    name: str
+    data: Tensor
+    result: Tensor
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    multipliers: tuple[tuple[int, int], ...]
+    requantize: Requantize
+    padding_counts: bool = False
+
+    def inside(self, axis: int) -> npt.NDArray[np.int64]:
+        """How many rows (0) or columns (1) of each window lie inside the data, (outputs,)."""
+        first = np.arange(self.result.shape[2 + axis]) * self.strides[axis] - self.pads[axis]
+        last = np.minimum(first + self.kernel[axis], self.data.shape[2 + axis])
+        found: npt.NDArray[np.int64] = last - np.maximum(first, 0)
+        return found
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """How many elements count in each window, (height, width)."""
+        if self.padding_counts:
+            return np.full(self.result.shape[2:], self.kernel[0] * self.kernel[1], np.int64)
+        found: npt.NDArray[np.int64] = self.inside(0)[:, None] * self.inside(1)[None, :]
+        return found
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Channels of one tensor after those of another: ``requantize(source << shift)`` for each source."""
+
+    name: str
+    sources: tuple[Tensor, ...]
+    result: Tensor
+    shifts: tuple[int, ...]
+    requantize: Requantize
+
+
+Operator = Conv | Sum | MaxPool | Mean | AveragePool | Concat
 
 
 def operands(one: Operator) -> list[Tensor]:
     """The tensors that an operator reads."""
     if isinstance(one, Sum):
         return [one.left, one.right]
+    if isinstance(one, Concat):
+        return list(one.sources)
     if isinstance(one, Conv) and one.residual is not None:
         return [one.data, one.residual.other]
     return [one.data]

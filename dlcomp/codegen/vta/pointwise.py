@@ -14,7 +14,13 @@ from dlcomp.codegen.vta.tiles import Slots, cuts
 from dlcomp.vta import isa
 
 # A multiplier is two digits of 7 bits, each a weight.
-_DIGIT = 7
+DIGIT = 7
+
+
+def digits(multiplier: int) -> tuple[int, int]:
+    """The high and the low digit; the low one is from -64 to 63, so that both fit int8."""
+    low = (multiplier + (1 << DIGIT - 1)) % (1 << DIGIT) - (1 << DIGIT - 1)
+    return (multiplier - low) >> DIGIT, low
 
 
 def lower_sum(stream: Stream, one: Sum) -> None:
@@ -41,9 +47,7 @@ def lower_mean(stream: Stream, one: Mean) -> None:
     config = stream.config
     data = Extent.of(one.data, config)
     pixels = data.height * data.width
-    # The low digit is from -64 to 63, so that both fit int8.
-    low = (one.multiplier + (1 << _DIGIT - 1)) % (1 << _DIGIT) - (1 << _DIGIT - 1)
-    for place, digit in enumerate(((one.multiplier - low) >> _DIGIT, low)):
+    for place, digit in enumerate(digits(one.multiplier)):
         stream.load(isa.Memory.WGT, place, stream.identity(digit), Box(0, 1, 1, 1))
     slots = Slots(0, config.depth("inp") // 2, 2)
     junk = config.depth("acc") - nest.junk_size(config.hazard_distance)
@@ -56,7 +60,7 @@ def lower_mean(stream: Stream, one: Mean) -> None:
         stream.reset(acc, count)
         for place in (0, 1):
             if place:
-                shift(stream, -_DIGIT, acc, count)
+                shift(stream, -DIGIT, acc, count)
             for begin, size in cuts(pixels, max(1, slots.size // together)):
                 at, hit = slots.place((first, begin))
                 if not hit:

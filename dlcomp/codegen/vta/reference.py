@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dlcomp.codegen.vta.operators import Conv, MaxPool, Mean, Operator, Requantize, Sum
+from dlcomp.codegen.vta.operators import (
+    AveragePool,
+    Concat,
+    Conv,
+    MaxPool,
+    Mean,
+    Operator,
+    Requantize,
+    Sum,
+)
 
 Int8 = npt.NDArray[np.int8]
 Wide = npt.NDArray[np.int64]
@@ -32,7 +41,12 @@ def run_operator(one: Operator, values: Mapping[str, npt.NDArray[Any]]) -> npt.N
     if isinstance(one, Sum):
         left, right = (values[t.name].astype(np.int64) for t in (one.left, one.right))
         return requantize((left << one.left_shift) + (right << one.right_shift), one.requantize)
+    if isinstance(one, Concat):
+        parts = [values[t.name].astype(np.int64) << s for t, s in zip(one.sources, one.shifts, strict=True)]
+        return requantize(np.concatenate(parts, axis=1), one.requantize)
     data = values[one.data.name].astype(np.int64)
+    if isinstance(one, AveragePool):
+        return _average_pool(one, data)
     if isinstance(one, Mean):
         return requantize(data.sum(axis=(2, 3), keepdims=True) * one.multiplier, one.requantize)
     return _max_pool(one, data)
@@ -76,6 +90,8 @@ def convolve(data: Wide, one: Conv) -> Wide:
     batch, _, height, width = one.result.shape
     outputs, per_group, rows, columns = one.weight.shape
     top, left, bottom, right = one.pads
+    if one.transposed:
+        return _scattered(data, one)
     padded = np.pad(data, ((0, 0), (0, 0), (top, bottom), (left, right)))
     grouped = padded.reshape(batch, one.groups, per_group, *padded.shape[2:])
     weight = one.weight.astype(np.int64).reshape(one.groups, -1, per_group, rows, columns)
@@ -88,6 +104,41 @@ def convolve(data: Wide, one: Conv) -> Wide:
             flat = window.reshape(batch, one.groups, per_group, -1).astype(np.float64)
             sums += np.matmul(taps[None], flat).astype(np.int64).reshape(sums.shape)
     return sums.reshape(batch, outputs, height, width)
+
+
+def _scattered(data: Wide, one: Conv) -> Wide:
+    """Every datum times every tap, added where it belongs; what falls outside is dropped."""
+    batch, _, height, width = data.shape
+    outputs, per_group, rows, columns = one.weight.shape
+    grouped = data.reshape(batch, one.groups, per_group, -1).astype(np.float64)
+    weight = one.weight.astype(np.float64).reshape(one.groups, -1, per_group, rows, columns)
+    reach = [(size - 1) * s + (k - 1) * d + 1 for size, s, k, d in
+             zip((height, width), one.strides, (rows, columns), one.dilations, strict=True)]  # fmt: skip
+    ends = [max(reach[a], one.result.shape[2 + a] + one.pads[a]) for a in (0, 1)]
+    sums = np.zeros((batch, outputs, *ends), np.int64)
+    for y in range(rows):
+        for x in range(columns):
+            part = np.matmul(weight[..., y, x][None], grouped).reshape(batch, outputs, height, width)
+            below, after = y * one.dilations[0], x * one.dilations[1]
+            into = sums[:, :, below :: one.strides[0], after :: one.strides[1]][:, :, :height, :width]
+            into += part.astype(np.int64)
+    (top, left), (high, wide) = one.pads[:2], one.result.shape[2:]
+    return sums[:, :, top : top + high, left : left + wide]
+
+
+def _average_pool(one: AveragePool, data: Wide) -> Int8:
+    height, width = one.result.shape[2:]
+    (top, left), sizes = one.pads[:2], data.shape[2:]
+    below = max(0, (height - 1) * one.strides[0] + one.kernel[0] - top - sizes[0])
+    after = max(0, (width - 1) * one.strides[1] + one.kernel[1] - left - sizes[1])
+    padded = np.pad(data, ((0, 0), (0, 0), (top, below), (left, after)))
+    sums = sum(
+        _window(padded, (y, x), one.strides, (1, 1), (height, width))
+        for y in range(one.kernel[0])
+        for x in range(one.kernel[1])
+    )
+    factors = np.vectorize(dict(one.multipliers).__getitem__, otypes=[np.int64])(one.counts())
+    return requantize(sums * factors, one.requantize)
 
 
 def _window(

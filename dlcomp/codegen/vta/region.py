@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from dlcomp.codegen.vta.average import lower_average_pool
 from dlcomp.codegen.vta.blocks import Extent, pack, unpack
-from dlcomp.codegen.vta.choose import choose_tiling, geometry
+from dlcomp.codegen.vta.choose import choose_tiling, workload
 from dlcomp.codegen.vta.columns import Columns
+from dlcomp.codegen.vta.concat import lower_concat
 from dlcomp.codegen.vta.convolution import lower_convolution
-from dlcomp.codegen.vta.operators import Conv, MaxPool, Mean, Operator, Sum, Tensor, operands
+from dlcomp.codegen.vta.operators import (
+    AveragePool,
+    Concat,
+    Conv,
+    MaxPool,
+    Mean,
+    Operator,
+    Sum,
+    Tensor,
+    operands,
+)
 from dlcomp.codegen.vta.pointwise import lower_mean, lower_sum
 from dlcomp.codegen.vta.pooling import lower_max_pool
 from dlcomp.codegen.vta.stream import Stream
@@ -23,10 +36,16 @@ from dlcomp.vta.counters import Counters
 from dlcomp.vta.program import Program
 from dlcomp.vta.timing import Timing
 
+if TYPE_CHECKING:
+    from dlcomp.schedules.workload import VtaConv
+
 
 @dataclass(frozen=True)
 class Layer:
-    """One operator of a program: which instructions, how it was cut, and its multiply-accumulates."""
+    """One operator of a program: which instructions, how it was cut, and its multiply-accumulates.
+
+    ``tuned`` says that the tiling was given and not chosen.
+    """
 
     name: str
     kind: str
@@ -34,6 +53,7 @@ class Layer:
     end: int
     macs: int
     tiling: Tiling | None = None
+    tuned: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,21 +129,23 @@ def build_region(
     inputs = tuple(tensor for name, tensor in read.items() if name not in made)
     wide = {one.result.name for one in operators if isinstance(one, Conv) and one.wide}
     for tensor in (*inputs, *made.values()):
-        kind = "scratch" if tensor.name not in outputs else "output"
+        role = "scratch" if tensor.name not in outputs else "output"
         size = Extent.of(tensor, config).elements * config.element_bytes("out")
         planes = 4 if tensor.name in wide else 1
-        stream.buffer(tensor.name, "input" if tensor in inputs else kind, planes * size)
+        stream.buffer(tensor.name, "input" if tensor in inputs else role, planes * size)
     layers: list[Layer] = []
-    chosen: dict[Hashable, Tiling] = {}
+    chosen: dict[VtaConv, Tiling] = {}
     for one in operators:
         begin, tiling = len(stream), None
         if isinstance(one, Conv):
-            tiling = (tilings or {}).get(one.name) or chosen.get(geometry(one, config.block))
+            kind = workload(one, config)
+            tiling = (tilings or {}).get(one.name) or chosen.get(kind)
             tiling = tiling or choose_tiling(one, config, timing, contexts=contexts)
-            chosen[geometry(one, config.block)] = tiling
+            chosen[kind] = tiling
         _lower(stream, one, tiling)
         macs = one.macs if isinstance(one, Conv) else 0
-        layers.append(Layer(one.name, type(one).__name__.lower(), begin, len(stream), macs, tiling))
+        tuned = one.name in (tilings or {})
+        layers.append(Layer(one.name, type(one).__name__.lower(), begin, len(stream), macs, tiling, tuned))
     found = tuple(made[name] for name in outputs)
     return Region(stream.finish(), inputs, found, tuple(layers), tuple(sorted(wide)))
 
@@ -138,3 +160,7 @@ def _lower(stream: Stream, one: Operator, tiling: Tiling | None) -> None:
         lower_mean(stream, one)
     elif isinstance(one, MaxPool):
         lower_max_pool(stream, one)
+    elif isinstance(one, AveragePool):
+        lower_average_pool(stream, one)
+    elif isinstance(one, Concat):
+        lower_concat(stream, one)

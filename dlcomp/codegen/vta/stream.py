@@ -107,12 +107,13 @@ class Stream:
         tile = (np.eye(self.config.block, dtype=np.int64) * factor).astype(np.int8)
         return self.buffer(f"identity times {factor}", "constant", tile)
 
-    def gemm(self, call: Call, accesses: Sequence[Access]) -> None:
-        """Multiply and accumulate; ``accesses`` cover all that the call touches."""
+    def gemm(self, call: Call, accesses: Sequence[Access] | None = None) -> None:
+        """Multiply and accumulate; ``accesses`` cover all that the call touches, and follow from it."""
+        touched = _touched(call, ("acc", "inp", "wgt")) if accesses is None else accesses
         self._add(
             isa.Gemm(**self._loops(call), wgt_factor_out=call.outer.wgt, wgt_factor_in=call.inner.wgt),
             _COMPUTE,
-            accesses,
+            touched,
             None,
         )
 
@@ -128,12 +129,18 @@ class Stream:
         access = Access("acc", start, start + count, write=True)
         self._add(isa.Alu(op=op, use_imm=True, imm=imm, **loops), _COMPUTE, [access], None)
 
-    def alu_register(self, op: isa.AluOp, call: Call, accesses: Sequence[Access]) -> None:
-        """An operation of accumulators with accumulators."""
-        self._add(isa.Alu(op=op, **self._loops(call)), _COMPUTE, accesses, None)
+    def alu_register(self, op: isa.AluOp, call: Call, accesses: Sequence[Access] | None = None) -> None:
+        """An operation of accumulators with accumulators; ``accesses`` as for :meth:`gemm`."""
+        touched = _touched(call, ("acc", "acc")) if accesses is None else accesses
+        self._add(isa.Alu(op=op, **self._loops(call)), _COMPUTE, touched, None)
 
     def finish(self) -> Program:
         """Wait for all stages, end, and lay out DRAM."""
+        instructions, layout = self.ended()
+        return Program.of(self.config, instructions, layout.buffers)
+
+    def ended(self) -> tuple[tuple[isa.Instruction, ...], DramLayout]:
+        """What :meth:`finish` encodes: enough for the cycle simulator."""
         after = {stage: self._last[stage] for stage in (_LOAD, _STORE) if self._last[stage] >= 0}
         self._place(isa.Load(memory=isa.Memory.UOP), _COMPUTE, after)
         self._rows.append(_Row(isa.Finish(), None))
@@ -142,7 +149,7 @@ class Stream:
         if self._uops:
             words = isa.encode_uops(np.concatenate(self._uops), self.config)
             address["uops"] = layout.add("uops", "uop", words).address
-        return Program.of(self.config, [self._final(row, address) for row in self._rows], layout.buffers)
+        return tuple(self._final(row, address) for row in self._rows), layout
 
     def _final(self, row: _Row, address: dict[str, int]) -> isa.Instruction:
         flags: dict[str, Any] = dict.fromkeys(row.tokens, True)
@@ -234,3 +241,15 @@ class Stream:
             row.tokens.add("pop_prev" if other < stage else "pop_next")
         self._last[stage] = index
         return index
+
+
+def _touched(call: Call, memories: Sequence[str]) -> list[Access]:
+    """From the first to the last element that a call reads or, in the first of ``memories``, writes."""
+    found = []
+    for column, memory in enumerate(memories):
+        steps = (
+            (loop.dst, loop.src, loop.wgt)[column] * (loop.extent - 1) for loop in (call.outer, call.inner)
+        )
+        start, last = int(call.uops[:, column].min()), int(call.uops[:, column].max()) + sum(steps)
+        found.append(Access(memory, start, last + 1, write=not column))
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
@@ -49,14 +50,19 @@ class Axis:
     pad: int
     dilation: int
     rows: bool
+    transposed: bool = False
 
     @property
     def step(self) -> int:
         """Distance of what is loaded: a kernel of one row passes over those between its strides."""
-        return self.stride if self.rows and self.kernel == 1 else 1
+        return self.stride if self.rows and self.kernel == 1 and not self.transposed else 1
 
+    @functools.lru_cache(maxsize=4096)  # noqa: B019
     def span(self, first: int, count: int) -> tuple[int, int]:
         """First datum and how many, ``step`` apart, that ``count`` outputs from ``first`` need."""
+        if self.transposed:
+            met = [place for _, place in self._met(first, count)]
+            return (min(met), max(met) - min(met) + 1) if met else (0, 0)
         places = [self._place(out, tap) for out in (first, first + count - 1) for tap in (0, self.kernel - 1)]
         low, high = min(places), max(places)
         if low < 0:
@@ -65,20 +71,27 @@ class Axis:
         high = min(high, self.size - 1)
         return low, max(0, (high - low) // self.step + 1)
 
+    @functools.lru_cache(maxsize=4096)  # noqa: B019
     def window(self, first: int, count: int) -> Window:
         """Every (tap, output) of the tile that meets data, and where those are in what is loaded."""
         low, _ = self.span(first, count)
-        found = [
-            ((tap, out), (self._place(first + out, tap) - low) // self.step)
-            for tap in range(self.kernel)
-            for out in range(count)
-            if 0 <= self._place(first + out, tap) < self.size
-        ]
-        return Window(tuple(pair for pair, _ in found), tuple(place for _, place in found))
+        found = self._met(first, count)
+        return Window(tuple(pair for pair, _ in found), tuple((at - low) // self.step for _, at in found))
 
     def valid(self) -> int:
         """(tap, output) pairs of the whole axis that meet data."""
         return len(self.window(0, self.outputs).pairs)
+
+    def _met(self, first: int, count: int) -> list[tuple[tuple[int, int], int]]:
+        """((tap, output), datum) of the tile that meet data, tap by tap."""
+        pairs = ((tap, out) for tap in range(self.kernel) for out in range(count))
+        if self.transposed:
+            # Only every so many outputs meet a datum with a tap.
+            apart = (((tap, out), first + out + self.pad - tap * self.dilation) for tap, out in pairs)
+            places = ((pair, at // self.stride) for pair, at in apart if at % self.stride == 0)
+        else:
+            places = ((pair, self._place(first + pair[1], pair[0])) for pair in pairs)
+        return [(pair, place) for pair, place in places if 0 <= place < self.size]
 
     def _place(self, out: int, tap: int) -> int:
         return out * self.stride - self.pad + tap * self.dilation
@@ -90,7 +103,7 @@ def axes(conv: Conv) -> tuple[Axis, Axis]:
     height, width = (
         Axis(
             conv.data.shape[2 + a], conv.result.shape[2 + a], kernel[a], conv.strides[a], conv.pads[a],
-            conv.dilations[a], rows=a == 0,
+            conv.dilations[a], rows=a == 0, transposed=conv.transposed,
         )
         for a in (0, 1)
     )  # fmt: skip
@@ -208,6 +221,11 @@ def box(extent: Extent, image: int, channels: tuple[int, int], rows: tuple[int, 
     first, count = channels
     top, height, step = rows
     left, width = columns
+    if extent.channels_last:
+        # One column: every pixel is a row of its own.
+        apart = step * extent.channels
+        places = [(extent.offset(image, first + c, top, left), c * height) for c in range(count)]
+        return [(Box(begin, height, 1, apart), at) for begin, at in places]
     if width == extent.width and step == 1:
         plane = extent.height * extent.width
         return [(Box(extent.offset(image, first, top), count, height * width, plane), 0)]

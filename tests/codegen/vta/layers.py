@@ -45,6 +45,34 @@ def conv(
     )  # fmt: skip
 
 
+def transposed(
+    rng: np.random.Generator,
+    shape: tuple[int, int, int, int],
+    outputs: int,
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    pads: tuple[int, int, int, int],
+    dilations: tuple[int, int] = (1, 1),
+    more: tuple[int, int] = (0, 0),
+    groups: int = 1,
+) -> Conv | None:
+    """A transposed convolution, ``more`` being ONNX's output_padding; None if its result is empty."""
+    batch, channels, *sizes = shape
+    size = [
+        (s - 1) * strides[a] + (kernel[a] - 1) * dilations[a] + 1 - pads[a] - pads[a + 2] + more[a]
+        for a, s in enumerate(sizes)
+    ]
+    if min(size) < 1:
+        return None
+    weight = rng.integers(-128, 128, (outputs, channels // groups, *kernel)).astype(np.int8)
+    shift = max(0, int(np.log2(74**2 * np.sqrt(weight[0].size / np.prod(strides)) / 64)))
+    bias = rng.integers(-(1 << shift + 5), 1 << shift + 5, outputs).astype(np.int32)
+    return Conv(
+        "layer", Tensor("data", shape), Tensor("result", (batch, outputs, size[0], size[1])), weight, bias,
+        Requantize(shift), strides, pads, dilations, groups, transposed=True,
+    )  # fmt: skip
+
+
 def check(
     layers: Sequence[Operator], config: VtaConfig, rng: np.random.Generator, **options: Any
 ) -> dict[str, np.ndarray]:

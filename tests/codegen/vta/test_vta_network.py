@@ -12,76 +12,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from networks import network, quantized, residual, samples, small
 
 import dlcomp
 from dlcomp.codegen.vta import compile_network
-from dlcomp.codegen.vta.operators import Conv, MaxPool, Mean, Sum
+from dlcomp.codegen.vta.operators import AveragePool, Concat, Conv, MaxPool, Mean, Sum
 from dlcomp.codegen.vta.partition import DeviceSegment, HostSegment, partition
-from dlcomp.codegen.vta.stored import packaged, restored
-from dlcomp.errors import ArtifactError, ModelError, UsageError
+from dlcomp.errors import ModelError, UsageError
 
 TARGETS = ("pynq", "batch4x8", "block32")
 FASHION = Path(__file__).parents[3] / "benchmarks" / "fashion"
-
-
-def network(
-    nodes: list[tuple[Any, ...]], weights: dict[str, np.ndarray], shape: list[int]
-) -> onnx.ModelProto:
-    """Nodes as (operator, inputs, output, attributes), from ``x`` of ``shape`` to the last output."""
-    made = [helper.make_node(kind, inputs, [out], name=out, **more) for kind, inputs, out, more in nodes]
-    graph = helper.make_graph(
-        made, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(nodes[-1][2], TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(w.astype(np.float32), name) for name, w in weights.items()],
-    )  # fmt: skip
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    return onnx.shape_inference.infer_shapes(proto)
-
-
-def residual(batch: int = 2, middle: str | None = None) -> onnx.ModelProto:
-    """Two convolutions with a residual, pooling, a depthwise one with ReLU6, a dense layer, softmax."""
-    rng = np.random.default_rng(0)
-    weights = {
-        "w1": rng.normal(0, 0.3, (20, 3, 3, 3)), "b1": rng.normal(0, 0.3, 20),
-        "w2": rng.normal(0, 0.1, (20, 20, 3, 3)), "b2": rng.normal(0, 0.3, 20),
-        # Channels of very different sizes, as depthwise convolutions have them.
-        "w3": rng.normal(0, 0.3, (20, 1, 3, 3)) * 2.0 ** rng.integers(-5, 1, (20, 1, 1, 1)),
-        "w4": rng.normal(0, 0.3, (10, 20)), "b4": rng.normal(0, 0.3, 10),
-        "low": np.array(0.0), "high": np.array(6.0),
-    }  # fmt: skip
-    pads: dict[str, Any] = {"pads": [1, 1, 1, 1]}
-    nodes = [
-        ("Conv", ["x", "w1", "b1"], "c1", pads),
-        ("Relu", ["c1"], "r1", {}),
-        ("Conv", ["r1", "w2", "b2"], "c2", pads),
-        ("Add", ["c2", "r1"], "sum", {}),
-        ("Relu", ["sum"], "r2", {}),
-        (middle or "Identity", ["r2"], "middle", {}),
-        ("MaxPool", ["middle"], "p", {"kernel_shape": [3, 3], "strides": [2, 2], **pads}),
-        ("Conv", ["p", "w3"], "c3", {**pads, "group": 20, "strides": [2, 1]}),
-        ("Clip", ["c3", "low", "high"], "r3", {}),
-        ("GlobalAveragePool", ["r3"], "g", {}),
-        ("Flatten", ["g"], "f", {}),
-        ("Gemm", ["f", "w4", "b4"], "d", {"transB": 1}),
-        ("Softmax", ["d"], "y", {"axis": 1}),
-    ]
-    return network(nodes, weights, [batch, 3, 12, 10])
-
-
-def samples(count: int, shape: tuple[int, ...] = (3, 12, 10), seed: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, 1, (count, *shape)).astype(np.float32)
-
-
-@functools.cache
-def small(middle: str | None = None) -> dlcomp.Model:
-    """:func:`residual`, quantized once for all tests."""
-    return quantized(residual(middle=middle))
-
-
-def quantized(proto: onnx.ModelProto, shape: tuple[int, ...] = (3, 12, 10)) -> dlcomp.Model:
-    passes = dlcomp.Quantize(scales="power_of_two")
-    return dlcomp.load(proto).compress(passes, calibration=samples(16, shape))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -165,29 +105,80 @@ def test_a_sum_of_two_tensors_that_others_read_stays_a_sum() -> None:
     np.testing.assert_array_equal(compiled.run(feed)["y"], compiled.run(feed, engine="reference")["y"])
 
 
-def test_artifacts(tmp_path: Path) -> None:
-    model = small()
+@functools.cache
+def branches() -> tuple[dlcomp.Model, dlcomp.Model]:
+    """In float32 and quantized: average pooling, branches joined inside a block, upsampling at the end."""
+    rng = np.random.default_rng(3)
+    weights = {
+        "w1": rng.normal(0, 0.3, (20, 3, 3, 3)), "w2": rng.normal(0, 0.2, (10, 20, 1, 1)),
+        "w3": rng.normal(0, 0.2, (22, 20, 3, 3)), "w4": rng.normal(0, 0.1, (32, 16, 4, 4)),
+        "b4": rng.normal(0, 0.3, 16), "w5": rng.normal(0, 0.2, (16, 3, 2, 3)),
+    }  # fmt: skip
+    nodes: list[tuple[Any, ...]] = [
+        ("Conv", ["x", "w1"], "c1", {"pads": [1] * 4}),
+        ("Relu", ["c1"], "r1", {}),
+        ("AveragePool", ["r1"], "a", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 0, 1, 1]}),
+        ("Conv", ["a", "w2"], "c2", {}),
+        ("Conv", ["a", "w3"], "c3", {"pads": [1] * 4}),
+        ("Concat", ["c2", "c3"], "j", {"axis": 1}),
+        ("ConvTranspose", ["j", "w4", "b4"], "t1", {"strides": [2, 2], "pads": [1] * 4}),
+        ("Relu", ["t1"], "r2", {}),
+        ("ConvTranspose", ["r2", "w5"], "t2", {"strides": [1, 2], "output_padding": [0, 1]}),
+        ("Tanh", ["t2"], "y", {}),
+    ]
+    proto = network(nodes, weights, [2, 3, 12, 10])
+    return dlcomp.load(proto), quantized(proto)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_joins_averages_and_upsampling_are_all_on_the_accelerator(target: str) -> None:
+    float32, model = branches()
+    compiled = compile_network(model, target)
+    segments = compiled.plan.segments
+    assert [type(s) for s in segments] == [HostSegment, DeviceSegment, HostSegment]
+    kinds = [type(one) for one in segments[1].operators]
+    assert kinds == [Conv, AveragePool, Conv, Conv, Concat, Conv, Conv]
+    assert segments[1].operators[-1].wide
+    feed = {"x": samples(2, seed=9)}
+    found = compiled.run(feed)["y"]
+    np.testing.assert_array_equal(found, compiled.run(feed, engine="reference")["y"])
+    near, right = (each.compile("host").run(feed)["y"] for each in (model, float32))
+    # How halves are rounded matters less than that there are 8 bits.
+    assert np.sqrt(np.mean((found - near) ** 2)) < np.sqrt(np.mean((near - right) ** 2)) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "where"),
+    [
+        ("AveragePool", {"kernel_shape": [3, 3], "ceil_mode": 1, "count_include_pad": 1}, HostSegment),
+        ("AveragePool", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, DeviceSegment),
+        ("AveragePool", {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER"}, HostSegment),
+        ("Concat", {"axis": 2}, HostSegment),
+        ("Concat", {"axis": -3}, DeviceSegment),
+    ],
+)
+def test_what_the_accelerator_lacks_stays_on_the_host(kind: str, attributes: dict, where: type) -> None:
+    """And is right there."""
+    rng = np.random.default_rng(4)
+    weights = {"w1": rng.normal(0, 0.3, (8, 3, 3, 3)), "w2": rng.normal(0, 0.3, (8, 8, 1, 1))}
+    count = 2 if kind == "Concat" else 1
+    if kind == "Concat" and attributes["axis"] == -3:
+        weights["w2"] = rng.normal(0, 0.3, (8, 16, 1, 1))
+    nodes = [
+        ("Conv", ["x", "w1"], "c1", {"pads": [1] * 4}),
+        ("Relu", ["c1"], "r1", {}),
+        (kind, ["r1"] * count, "m", attributes),
+        ("Conv", ["m", "w2"], "y", {}),
+    ]
+    model = quantized(network(nodes, weights, [1, 3, 7, 9]), (3, 7, 9))
     compiled = compile_network(model, "pynq")
-    artifact = model.compile("vta:pynq")
-    artifact.save(tmp_path / "net.dlc")
-    opened = dlcomp.open(tmp_path / "net.dlc")
-    feed = {"x": samples(2, seed=6)}
-    np.testing.assert_array_equal(opened.run(feed)["y"], compiled.run(feed)["y"])
-    assert opened.check().ok
-    assert [kernel.name for kernel in opened.kernels] == [row.name for row in compiled.cycles()]
-    with pytest.raises(UsageError, match="no kernels to time"):
-        opened.profile(feed)
-
-
-def test_a_damaged_header_is_refused() -> None:
-    compiled = compile_network(small(), "pynq")
-    objects = list(packaged(compiled, dlcomp.Target.parse("vta:pynq")).objects.values())
-    header = json.loads(objects[0])
-    for broken in ({**header, "segments": header["segments"][:-1]}, {**header, "views": 3}, []):
-        with pytest.raises(ArtifactError, match="malformed"):
-            restored([json.dumps(broken).encode(), *objects[1:]], compiled.signature)
-    with pytest.raises(ArtifactError):
-        restored([objects[0], objects[1], objects[2][:-1], *objects[3:]], compiled.signature)
+    hosts = [s for s in compiled.plan.segments if isinstance(s, HostSegment)]
+    lacking = {node.op_type for host in hosts for node in host.network.graph.node}
+    assert (kind in lacking) == (where is HostSegment)
+    feed = {"x": samples(1, (3, 7, 9), seed=5)}
+    found = compiled.run(feed)["y"]
+    np.testing.assert_array_equal(found, compiled.run(feed, engine="reference")["y"])
+    np.testing.assert_allclose(found, model.compile("host").run(feed)["y"], atol=0.03 * np.ptp(found))
 
 
 def test_refusals() -> None:

@@ -6,10 +6,21 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from layers import PIPELINED, check, conv
 
 from dlcomp.codegen.vta import build_region, region_cycles
-from dlcomp.codegen.vta.operators import MaxPool, Mean, Requantize, Sum, Tensor, output_size
+from dlcomp.codegen.vta.operators import (
+    AveragePool,
+    Concat,
+    MaxPool,
+    Mean,
+    Requantize,
+    Sum,
+    Tensor,
+    output_size,
+)
 from dlcomp.codegen.vta.reference import run_operator
 from dlcomp.errors import UsageError
 from dlcomp.vta import functional, isa
@@ -62,6 +73,90 @@ def test_the_reference_of_max_pooling_never_lets_padding_win() -> None:
     one = MaxPool("pool", Tensor("a", (1, 1, 2, 2)), Tensor("b", (1, 1, 2, 2)), (2, 2), (1, 1), (0, 0, 1, 1))
     data = np.array([[[[-5, -7], [-100, -128]]]], np.int8)
     np.testing.assert_array_equal(run_operator(one, {"a": data}), [[[[-5, -7], [-100, -128]]]])
+
+
+def average(
+    shape: tuple[int, int, int, int], kernel: tuple[int, int], strides: tuple[int, int],
+    pads: tuple[int, int, int, int], padding_counts: bool, shift: int = 14,
+) -> AveragePool | None:  # fmt: skip
+    """A pool whose multipliers are those of a true mean; None if a window would have nothing in it."""
+    size = [output_size(shape[2 + a], kernel[a], strides[a], (pads[a], pads[a + 2])) for a in (0, 1)]
+    if min(size) < 1 or any(max(pads[a], pads[a + 2]) >= kernel[a] for a in (0, 1)):
+        return None
+    result = Tensor("b", (*shape[:2], size[0], size[1]))
+    one = AveragePool(
+        "pool", Tensor("a", shape), result, kernel, strides, pads, (), Requantize(shift), padding_counts
+    )
+    counts = sorted({int(c) for c in one.counts().ravel()})
+    pairs = tuple((count, min(16319, round(2**shift / count))) for count in counts)
+    return dataclasses.replace(one, multipliers=pairs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), target=st.sampled_from(TARGETS), batch=st.sampled_from([1, 2, 4]),
+    channels=st.sampled_from([1, 16, 40]), size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)), pads=st.tuples(*[st.integers(0, 2)] * 4),
+    padding_counts=st.booleans(),
+)  # fmt: skip
+def test_average_pool(
+    seed: int, target: str, batch: int, channels: int, size: tuple[int, int], kernel: tuple[int, int],
+    strides: tuple[int, int], pads: tuple[int, int, int, int], padding_counts: bool,
+) -> None:  # fmt: skip
+    if any(size[a] + pads[a] + pads[a + 2] < kernel[a] for a in (0, 1)):
+        return
+    one = average((batch, channels, *size), kernel, strides, pads, padding_counts)
+    if one is not None:
+        check([one], load(target), np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("size", "kernel"), [((2, 900), (3, 3)), ((35, 35), (3, 3)), ((21, 22), (11, 13))], ids=str
+)
+def test_average_pools_that_must_be_cut(target: str, size: tuple[int, int], kernel: tuple[int, int]) -> None:
+    one = average((1, 20, *size), kernel, (1, 1), (1, 1, 1, 1), False)
+    assert one is not None
+    check([one], load(target), np.random.default_rng(0))
+
+
+def test_the_reference_of_average_pooling_is_the_mean_of_what_is_inside() -> None:
+    one = average((1, 1, 2, 2), (2, 2), (1, 1), (1, 1, 0, 0), False)
+    assert one is not None
+    data = np.array([[[[10, 21], [30, 40]]]], np.int8)
+    # Windows of one, two, two and four elements; halves up.
+    np.testing.assert_array_equal(run_operator(one, {"a": data}), [[[[10, 16], [20, 25]]]])
+
+
+def test_an_average_of_a_window_that_fits_nowhere_is_named() -> None:
+    one = average((1, 16, 60, 60), (50, 50), (1, 1), (0, 0, 0, 0), False, 20)
+    assert one is not None
+    with pytest.raises(UsageError, match="pool: a window of 50x50 needs more than 2048 elements"):
+        build_region([one], ["b"], load("pynq"), PIPELINED)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), target=st.sampled_from(TARGETS), batch=st.sampled_from([1, 2, 4]),
+    channels=st.lists(st.integers(1, 40), min_size=1, max_size=4), shift=st.integers(-2, 4),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+)  # fmt: skip
+def test_concat(
+    seed: int, target: str, batch: int, channels: list[int], shift: int, size: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(seed)
+    sources = tuple(Tensor(f"in{n}", (batch, c, *size)) for n, c in enumerate(channels))
+    result = Tensor("out", (batch, sum(channels), *size))
+    shifts = tuple(int(s) for s in rng.integers(0, 7, len(channels)))
+    check([Concat("join", sources, result, shifts, Requantize(shift, -100, 120))], load(target), rng)
+
+
+def test_a_tensor_joined_with_itself_on_a_large_picture() -> None:
+    rng = np.random.default_rng(0)
+    one = Tensor("in", (1, 24, 60, 61))
+    join = Concat("join", (one, one), Tensor("out", (1, 48, 60, 61)), (0, 1), Requantize(1))
+    check([join], load("pynq"), rng)
 
 
 def test_a_pool_that_fits_nowhere_is_named() -> None:
