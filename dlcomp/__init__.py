@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dlcomp.compress.channels import PruneChannels
     from dlcomp.compress.codebook import ShareWeights
+    from dlcomp.compress.equalize import Equalize
     from dlcomp.compress.lowrank import LowRank
     from dlcomp.compress.quantize import Quantize
     from dlcomp.compress.sparsify import Sparsify
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Artifact",
     "DlcompError",
+    "Equalize",
     "LowRank",
     "Model",
     "PruneChannels",
@@ -41,6 +43,7 @@ __all__ = [
 _HOME = {
     "Artifact": "dlcomp.runtime.artifact",
     "DlcompError": "dlcomp.errors",
+    "Equalize": "dlcomp.compress.equalize",
     "LowRank": "dlcomp.compress.lowrank",
     "Model": "dlcomp.model",
     "PruneChannels": "dlcomp.compress.channels",

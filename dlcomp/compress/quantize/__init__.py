@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 from onnx import version_converter
 
 from dlcomp.compress.data import Calibration
-from dlcomp.compress.layers import Layer, check_expressions
+from dlcomp.compress.layers import Layer, check_expressions, weight_of
+from dlcomp.compress.matrices import from_matrices, has_matrices, to_matrices
 from dlcomp.compress.network import Network
 from dlcomp.compress.observe import Histogram, observe
 from dlcomp.compress.quantize import power_of_two
@@ -18,7 +19,9 @@ from dlcomp.compress.quantize.bias import mean_error
 from dlcomp.compress.quantize.grid import Grid, grid_of_range, grid_of_weight
 from dlcomp.compress.quantize.plan import Plan, plan
 from dlcomp.compress.quantize.ranges import METHODS, range_of
+from dlcomp.compress.quantize.rounding import Rounding, hessians
 from dlcomp.compress.quantize.write import write_activations, write_bias, write_weight
+from dlcomp.compress.reconstruct import fits_of, set_fitted, targets
 from dlcomp.errors import ModelError, UsageError
 
 __all__ = ["Quantize"]
@@ -47,6 +50,18 @@ class Quantize:
         Scales of weights by least squared error, and not by the largest magnitude.
     correct_bias : bool
         Take the mean error of every layer out of its bias.
+    rounding : str
+        Of weights: ``nearest``, ``gptq`` or ``adaround``, which see what layers read; for fewer than 8 bits,
+        with ``weight_search``.
+    sequential : bool
+        Each layer is fitted to what it made before and reads what the rounded layers before it make, so that
+        errors do not add up: a run of the network on all data for each layer.
+    act_order : bool
+        GPTQ rounds inputs of the largest mean square first.
+    damping : float
+        Added to the diagonal of Hessians, of its mean.
+    steps : int
+        Of AdaRound's search.
     keep : tuple of str
         Regular expressions: layers whose name one is found in stay in float.
     scales : str
@@ -66,6 +81,11 @@ class Quantize:
     method: str = "mse"
     weight_search: bool = False
     correct_bias: bool = True
+    rounding: str = "nearest"
+    sequential: bool = False
+    act_order: bool = True
+    damping: float = 0.01
+    steps: int = 500
     keep: tuple[str, ...] = ()
     scales: str = "any"
     name: str = "quantize"
@@ -82,7 +102,11 @@ class Quantize:
             raise UsageError(f"there is no method {self.method!r}", hint=", ".join(METHODS))
         if not 2 <= self.bits <= 8:
             raise UsageError(f"weights can have 2 to 8 bits, not {self.bits}")
+        self._rounding()
         check_expressions(self.keep)
+
+    def _rounding(self) -> Rounding:
+        return Rounding(self.rounding, self.act_order, self.damping, self.steps)
 
     @property
     def needs_data(self) -> bool:
@@ -101,9 +125,13 @@ class Quantize:
         seen = observe(network, chosen.values, data, channels)
         grids = self._grids(chosen, seen)
         before = sum(array.nbytes for array in network.weights.values())
+        weights = self._weights(network, chosen.layers, grids, data)
+        # Layers may have been given biases.
+        chosen = plan(network, self.keep) if self.sequential else chosen
         for layer in chosen.layers:
             known = channels.get(layer.data) == layer.channels
-            self._layer(network, layer, grids[layer.data], seen[layer.data].mean if known else None)
+            mean = seen[layer.data].mean if known else None
+            self._layer(network, layer, grids[layer.data], mean, *weights[layer.output])
         write_activations(network, chosen, grids)
         network.drop_unread()
         after = sum(array.nbytes for array in network.weights.values())
@@ -123,12 +151,48 @@ class Quantize:
             grids |= dict.fromkeys(share, grid)
         return dict(sorted(grids.items()))
 
-    def _layer(self, network: Network, layer: Layer, data: Grid, mean: np.ndarray | None) -> None:
-        network.own_weight(layer.node, layer.weight)
-        weight = network.weights[layer.node.input[layer.weight]]
-        most = 2 ** (self.bits - 1) - 1
-        grid = self._weight_grid(network, layer, weight, data)
-        integers = grid.integers(weight, -most, most)
+    def _weights(
+        self, network: Network, layers: Sequence[Layer], grids: Mapping[str, Grid], data: Calibration
+    ) -> dict[str, tuple[Grid, np.ndarray]]:
+        """The integers of each layer's weight, by what it makes; ``sequential`` changes ``network``."""
+        for layer in layers:
+            network.own_weight(layer.node, layer.weight)
+        products = [layer for layer in layers if has_matrices(layer, weight_of(network, layer))]
+        rounding, most = self._rounding(), 2 ** (self.bits - 1) - 1
+        found: dict[str, tuple[Grid, np.ndarray]] = {}
+
+        def settle(layer: Layer, weight: np.ndarray, hessian: np.ndarray | None) -> np.ndarray:
+            grid = self._weight_grid(network, layer, weight, grids[layer.data])
+            integers = rounding.integers(layer, weight, hessian, grid, most)
+            found[layer.output] = grid, integers
+            return grid.reals(integers)
+
+        if self.sequential:
+            old = network.copy()
+            fits = fits_of(old, network, {layer.output for layer in products}, sparse=False)
+            for target in targets(old, network, fits, data, self.damping):
+                layer = target.fit.after
+                fitted = from_matrices(layer, target.fitted(), weight_of(network, layer).shape)
+                made = settle(layer, fitted.astype(np.float32), target.hessian)
+                set_fitted(old, network, target, to_matrices(layer, made))
+        elif self.rounding != "nearest":
+            for layer, hessian in hessians(network, products, data, self.correct_bias, self.damping):
+                settle(layer, weight_of(network, layer), hessian)
+        for layer in layers:
+            if layer.output not in found:
+                settle(layer, weight_of(network, layer), None)
+        return found
+
+    def _layer(
+        self,
+        network: Network,
+        layer: Layer,
+        data: Grid,
+        mean: np.ndarray | None,
+        grid: Grid,
+        integers: np.ndarray,
+    ) -> None:
+        weight = weight_of(network, layer)
         error = None if mean is None else mean_error(layer, grid.reals(integers) - weight, mean)
         bias = None
         if layer.bias is not None:
