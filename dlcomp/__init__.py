@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dlcomp.compress.equalize import Equalize
     from dlcomp.compress.lowrank import LowRank
     from dlcomp.compress.quantize import Quantize
+    from dlcomp.compress.smooth import Smooth
     from dlcomp.compress.sparsify import Sparsify
     from dlcomp.errors import DlcompError
     from dlcomp.frontend import load
@@ -30,6 +31,7 @@ __all__ = [
     "PruneChannels",
     "Quantize",
     "ShareWeights",
+    "Smooth",
     "Sparsify",
     "Target",
     "__version__",
@@ -49,6 +51,7 @@ _HOME = {
     "PruneChannels": "dlcomp.compress.channels",
     "Quantize": "dlcomp.compress.quantize",
     "ShareWeights": "dlcomp.compress.codebook",
+    "Smooth": "dlcomp.compress.smooth",
     "Sparsify": "dlcomp.compress.sparsify",
     "Target": "dlcomp.target",
     "load": "dlcomp.frontend",

@@ -18,6 +18,7 @@ PASSES: Mapping[str, tuple[str, str]] = {
     "lowrank": ("dlcomp.compress.lowrank", "LowRank"),
     "quantize": ("dlcomp.compress.quantize", "Quantize"),
     "share": ("dlcomp.compress.codebook", "ShareWeights"),
+    "smooth": ("dlcomp.compress.smooth", "Smooth"),
     "sparsify": ("dlcomp.compress.sparsify", "Sparsify"),
 }
 _YES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
