@@ -17,6 +17,7 @@ _RATE = 0.05
 # Of what keeps roundings from staying between up and down, at the end; its exponent falls from first to last.
 _PULL = 0.3
 _EXPONENTS = (20.0, 2.0)
+_LEAST = np.float32(0.05)
 # Of the steps, in which nothing pulls yet.
 _FREE = 0.2
 _DECAYS = (0.9, 0.999)
@@ -66,7 +67,9 @@ def _search(target: np.ndarray, metric: np.ndarray, steps: int) -> np.ndarray:
         if done > 0:
             exponent = _EXPONENTS[1] + (_EXPONENTS[0] - _EXPONENTS[1]) * (1 + np.cos(np.pi * done)) / 2
             side = 2 * up - 1
-            slope -= 2 * _PULL * exponent * np.sign(side) * np.abs(side) ** (exponent - 1)
+            # Powers of less would be denormal numbers, which take a hundred times as long.
+            pull = np.exp(np.float32(exponent - 1) * np.log(np.maximum(np.abs(side), _LEAST)))
+            slope -= np.float32(2 * _PULL * exponent) * np.sign(side) * pull
         slope *= inside * (_HIGH - _LOW) * sigmoid * (1 - sigmoid)
         first = _DECAYS[0] * first + (1 - _DECAYS[0]) * slope
         second = _DECAYS[1] * second + (1 - _DECAYS[1]) * slope**2
