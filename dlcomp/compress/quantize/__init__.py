@@ -21,12 +21,14 @@ from dlcomp.compress.quantize.plan import Plan, plan
 from dlcomp.compress.quantize.ranges import METHODS, range_of
 from dlcomp.compress.quantize.rounding import Rounding, hessians
 from dlcomp.compress.quantize.write import write_activations, write_bias, write_weight
-from dlcomp.compress.reconstruct import fits_of, set_fitted, targets
+from dlcomp.compress.reconstruct import fits_of, set_bias, set_fitted, targets
 from dlcomp.errors import ModelError, UsageError
 
 __all__ = ["Quantize"]
 
 _ACTIVATIONS = {"uint8": 256, "int8": 256, "uint16": 65536, "int16": 65536}
+# Only weights become integers.
+_FLOAT = "float32"
 _SCALES = ("any", "power_of_two")
 
 
@@ -37,7 +39,8 @@ class Quantize:
     Attributes
     ----------
     activations : str
-        ``uint8``, ``int8``, ``uint16`` or ``int16``.
+        ``uint8``, ``int8``, ``uint16`` or ``int16``; ``float32`` for weights alone, which needs no data
+        unless the rounding does (without data no bias is corrected).
     bits : int
         Of the weights, 2 to 8, stored in 8.
     per_channel : bool
@@ -96,8 +99,9 @@ class Quantize:
         if self.scales == "power_of_two":
             for option, value in (("activations", "int8"), ("symmetric", True)):
                 object.__setattr__(self, option, value)
-        if self.activations not in _ACTIVATIONS:
-            raise UsageError(f"activations cannot be {self.activations!r}", hint=", ".join(_ACTIVATIONS))
+        if self.activations not in (*_ACTIVATIONS, _FLOAT):
+            known = ", ".join((*_ACTIVATIONS, _FLOAT))
+            raise UsageError(f"activations cannot be {self.activations!r}", hint=known)
         if self.method not in METHODS:
             raise UsageError(f"there is no method {self.method!r}", hint=", ".join(METHODS))
         if not 2 <= self.bits <= 8:
@@ -110,20 +114,21 @@ class Quantize:
 
     @property
     def needs_data(self) -> bool:
-        return True
+        return self.activations != _FLOAT or self.rounding != "nearest" or self.sequential
 
     def rewrite(self, network: Network, data: Calibration | None) -> dict[str, Any]:
         """Put quantize and dequantize nodes into ``network``; the account of what became integers."""
-        assert data is not None
         _raise_opset(network, 21 if "16" in self.activations else 13)
         chosen = plan(network, self.keep)
         if not chosen.layers:
             raise ModelError("it has no layer with a stored weight to quantize", where="quantize")
         channels: dict[str, int] = {}
-        for layer in chosen.layers if self.correct_bias else ():
+        for layer in chosen.layers if self.correct_bias and data is not None else ():
             channels.setdefault(layer.data, layer.channels)
-        seen = observe(network, chosen.values, data, channels)
-        grids = self._grids(chosen, seen)
+        alone = self.activations == _FLOAT
+        names = list(channels) if alone else chosen.values
+        seen = observe(network, names, data, channels) if data is not None and names else {}
+        grids = {} if alone else self._grids(chosen, seen)
         before = sum(array.nbytes for array in network.weights.values())
         weights = self._weights(network, chosen.layers, grids, data)
         # Layers may have been given biases.
@@ -131,7 +136,7 @@ class Quantize:
         for layer in chosen.layers:
             known = channels.get(layer.data) == layer.channels
             mean = seen[layer.data].mean if known else None
-            self._layer(network, layer, grids[layer.data], mean, *weights[layer.output])
+            self._layer(network, layer, grids.get(layer.data), mean, *weights[layer.output])
         write_activations(network, chosen, grids)
         network.drop_unread()
         after = sum(array.nbytes for array in network.weights.values())
@@ -152,7 +157,7 @@ class Quantize:
         return dict(sorted(grids.items()))
 
     def _weights(
-        self, network: Network, layers: Sequence[Layer], grids: Mapping[str, Grid], data: Calibration
+        self, network: Network, layers: Sequence[Layer], grids: Mapping[str, Grid], data: Calibration | None
     ) -> dict[str, tuple[Grid, np.ndarray]]:
         """The integers of each layer's weight, by what it makes; ``sequential`` changes ``network``."""
         for layer in layers:
@@ -162,12 +167,12 @@ class Quantize:
         found: dict[str, tuple[Grid, np.ndarray]] = {}
 
         def settle(layer: Layer, weight: np.ndarray, hessian: np.ndarray | None) -> np.ndarray:
-            grid = self._weight_grid(network, layer, weight, grids[layer.data])
+            grid = self._weight_grid(network, layer, weight, grids.get(layer.data))
             integers = rounding.integers(layer, weight, hessian, grid, most)
             found[layer.output] = grid, integers
             return grid.reals(integers)
 
-        if self.sequential:
+        if self.sequential and data is not None:
             old = network.copy()
             fits = fits_of(old, network, {layer.output for layer in products}, sparse=False)
             for target in targets(old, network, fits, data, self.damping):
@@ -175,7 +180,7 @@ class Quantize:
                 fitted = from_matrices(layer, target.fitted(), weight_of(network, layer).shape)
                 made = settle(layer, fitted.astype(np.float32), target.hessian)
                 set_fitted(old, network, target, to_matrices(layer, made))
-        elif self.rounding != "nearest":
+        elif self.rounding != "nearest" and data is not None:
             for layer, hessian in hessians(network, products, data, self.correct_bias, self.damping):
                 settle(layer, weight_of(network, layer), hessian)
         for layer in layers:
@@ -187,7 +192,7 @@ class Quantize:
         self,
         network: Network,
         layer: Layer,
-        data: Grid,
+        data: Grid | None,
         mean: np.ndarray | None,
         grid: Grid,
         integers: np.ndarray,
@@ -201,10 +206,12 @@ class Quantize:
         if error is not None and (bias is not None or layer.node.op_type in ("Conv", "Gemm")):
             bias = (np.zeros(len(error)) if bias is None else bias) - error
         write_weight(network, layer, grid, integers)
-        if bias is not None:
+        if bias is not None and data is not None:
             write_bias(network, _with_bias(network, layer, bias), bias, data, grid)
+        elif bias is not None and error is not None:
+            set_bias(network, layer, bias)
 
-    def _weight_grid(self, network: Network, layer: Layer, weight: np.ndarray, data: Grid) -> Grid:
+    def _weight_grid(self, network: Network, layer: Layer, weight: np.ndarray, data: Grid | None) -> Grid:
         axis = layer.axis if self.per_channel else None
         if self.scales == "power_of_two":
             found = power_of_two.grid_of_weight(weight, self.bits, axis)
@@ -225,9 +232,9 @@ def _with_bias(network: Network, layer: Layer, bias: np.ndarray) -> Layer:
     return Layer(layer.node, layer.data, layer.weight, 2, layer.axis)
 
 
-def _without_overflow(network: Network, layer: Layer, data: Grid, grid: Grid) -> Grid:
+def _without_overflow(network: Network, layer: Layer, data: Grid | None, grid: Grid) -> Grid:
     """A coarser scale where a bias would not fit 32 bits: channels of tiny weights with a large bias."""
-    if layer.bias is None:
+    if layer.bias is None or data is None:
         return grid
     bias = np.abs(network.weights[layer.node.input[layer.bias]].astype(np.float64)).reshape(-1)
     least = bias / (2.0**31 - 2**10) / float(data.scale)
