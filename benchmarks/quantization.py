@@ -8,7 +8,7 @@ as it runs them by default.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,34 @@ from models import fetch
 from peer_quantizer import by_onnxruntime
 
 import dlcomp
+from dlcomp.compress.recipe import parse
 from dlcomp.runtime import peer
 
 FASHION = ("lenet300", "lenet5", "resnet8", "dscnn", "lstm")
 NETWORKS = Path(__file__).parent / "fashion"
 # The trap of depthwise convolutions: one scale for all channels, and what repairs it.
-TRAP: dict[str, dict[str, Any]] = {
-    "one scale": {"per_channel": False, "correct_bias": False},
-    "one scale, least squares": {"per_channel": False, "correct_bias": False, "weight_search": True},
-    "one scale, least squares, biases corrected": {"per_channel": False, "weight_search": True},
-    "a scale for each channel": {"correct_bias": False},
-    "a scale for each channel, biases corrected": {},
-    "the same by least squares": {"weight_search": True},
+PLAIN, CORRECTED = "per_channel=no,correct_bias=no", "per_channel=no"
+TRAP: dict[str, tuple[str, ...]] = {
+    "one scale": (f"quantize:{PLAIN}",),
+    "one scale, least squares": (f"quantize:{PLAIN},weight_search=yes",),
+    "one scale, biases corrected": (f"quantize:{CORRECTED}",),
+    "one scale, equalized": ("equalize:clip=relu", f"quantize:{PLAIN}"),
+    "one scale, equalized, biases corrected": ("equalize:clip=relu", f"quantize:{CORRECTED}"),
+    "the same with the bounds of ReLU6": ("equalize", f"quantize:{CORRECTED}"),
+    "a scale for each channel": ("quantize:correct_bias=no",),
+    "a scale for each channel, biases corrected": ("quantize",),
+    "the same by least squares": ("quantize:weight_search=yes",),
 }
+# How weights of few bits are rounded, a scale for each channel and biases corrected.
+ROUNDINGS: dict[str, str] = {
+    "nearest": "",
+    "least squares": "weight_search=yes",
+    "GPTQ": "weight_search=yes,rounding=gptq",
+    "AdaRound": "weight_search=yes,rounding=adaround",
+    "GPTQ, layers in turn": "weight_search=yes,rounding=gptq,sequential=yes",
+    "AdaRound, layers in turn": "weight_search=yes,rounding=adaround,sequential=yes",
+}
+ROUNDED = ("lenet300", "lenet5", "dscnn", "resnet8")
 Rows = list[dict[str, Any]]
 
 
@@ -55,6 +70,7 @@ def main() -> None:
     summary["fashion_largest_drop_points"] = max(drops)
     if not arguments.quick:
         rows += trap()
+        rows += rounded(ROUNDED)
     finish(rows, summary, arguments.json)
 
 
@@ -124,19 +140,33 @@ def small(name: str) -> Rows:
 
 def trap() -> Rows:
     """What each part of the recipe does for a network of depthwise convolutions, with 8, 6 and 4 bits."""
+    print("\n" + header("depthwise network, weights by", "8 bits %", "6 bits %", "4 bits %"))
+    return [row for name, texts in TRAP.items() for row in by_bits("dscnn", name, texts, (8, 6, 4))]
+
+
+def rounded(names: Sequence[str]) -> Rows:
+    """Weights of 4, 3 and 2 bits by each way of rounding."""
+    rows: Rows = []
+    for name in names:
+        print("\n" + header(f"{name}, weights by", "4 bits %", "3 bits %", "2 bits %"))
+        for title, options_ in ROUNDINGS.items():
+            rows += by_bits(name, title, (f"quantize:{options_}",), (4, 3, 2))
+    return rows
+
+
+def by_bits(network: str, title: str, texts: Sequence[str], widths: Sequence[int]) -> Rows:
+    """Accuracy after the passes ``texts``, the last of which gets each of the ``widths``; a row, printed."""
     images, labels = fashion("t10k")
     calibration = fashion("train")[0][:256]
-    model = dlcomp.load(NETWORKS / "dscnn.onnx", {"image": (1, 1, 28, 28)})
-    print("\n" + header("depthwise network, weights by", "8 bits %", "6 bits %", "4 bits %"))
+    model = dlcomp.load(NETWORKS / f"{network}.onnx", {"image": (1, 1, 28, 28)})
     rows: Rows = []
-    for name, options_ in TRAP.items():
-        shown = []
-        for bits in (8, 6, 4):
-            quantize = dlcomp.Quantize(bits=bits, **options_)
-            value = score(compiled(model.compress(quantize, calibration=calibration)), images, labels)
-            rows.append({"network": "dscnn", "form": name, "bits": bits, "accuracy": value})
-            shown.append(f"{100 * value:.2f}")
-        print(table_row([name, *shown]), flush=True)
+    for bits in widths:
+        comma = "," if ":" in texts[-1] and not texts[-1].endswith(":") else ":"
+        last = f"{texts[-1].rstrip(':')}{comma}bits={bits}"
+        small = model.compress(*map(parse, [*texts[:-1], last]), calibration=calibration)
+        value = score(compiled(small), images, labels)
+        rows.append({"network": network, "form": title, "bits": bits, "accuracy": value})
+    print(table_row([title, *(f"{100 * row['accuracy']:.2f}" for row in rows)]), flush=True)
     return rows
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dlcomp.compress.channels import PruneChannels
     from dlcomp.compress.codebook import ShareWeights
+    from dlcomp.compress.equalize import Equalize
     from dlcomp.compress.lowrank import LowRank
     from dlcomp.compress.quantize import Quantize
+    from dlcomp.compress.smooth import Smooth
     from dlcomp.compress.sparsify import Sparsify
     from dlcomp.errors import DlcompError
     from dlcomp.frontend import load
@@ -23,11 +25,13 @@ __version__ = "0.1.0"
 __all__ = [
     "Artifact",
     "DlcompError",
+    "Equalize",
     "LowRank",
     "Model",
     "PruneChannels",
     "Quantize",
     "ShareWeights",
+    "Smooth",
     "Sparsify",
     "Target",
     "__version__",
@@ -41,11 +45,13 @@ __all__ = [
 _HOME = {
     "Artifact": "dlcomp.runtime.artifact",
     "DlcompError": "dlcomp.errors",
+    "Equalize": "dlcomp.compress.equalize",
     "LowRank": "dlcomp.compress.lowrank",
     "Model": "dlcomp.model",
     "PruneChannels": "dlcomp.compress.channels",
     "Quantize": "dlcomp.compress.quantize",
     "ShareWeights": "dlcomp.compress.codebook",
+    "Smooth": "dlcomp.compress.smooth",
     "Sparsify": "dlcomp.compress.sparsify",
     "Target": "dlcomp.target",
     "load": "dlcomp.frontend",

@@ -105,11 +105,11 @@ class Model:
         """The same model after ``step``."""
         return replace(self, module=module, history=(*self.history, step))
 
-    def compress(self, *passes: Pass, calibration: Any = None) -> Model:
+    def compress(self, *passes: Pass, calibration: Any = None, cache: Any = None) -> Model:
         """A smaller model: the network after ``passes``; see :func:`dlcomp.compress.compress`."""
         from dlcomp.compress import compress
 
-        return compress(self, passes, calibration)
+        return compress(self, passes, calibration, cache)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network as ONNX, which any runtime reads.

@@ -24,6 +24,10 @@ def command(
         Path | None,
         typer.Option("--calib", metavar="FILE|DIR", help="Inputs to observe: .npz, or a folder of .npy."),
     ] = None,
+    calib_cache: Annotated[
+        Path | None,
+        typer.Option("--calib-cache", metavar="FILE", help="What was observed: kept there, or read again."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help=".onnx or .dlc; MODEL_small.onnx."),
@@ -34,7 +38,7 @@ def command(
     json: Json = None,
     verbose: Verbose = 0,
 ) -> int:
-    """Make a network smaller: quantize, sparsify, channels, lowrank, share."""
+    """Make a network smaller: quantize, equalize, smooth, sparsify, channels, lowrank, share."""
     import dlcomp
     from dlcomp.compress.recipe import parse
     from dlcomp.errors import UsageError
@@ -45,7 +49,8 @@ def command(
         raise UsageError(f"cannot write {path}", hint="the output is an .onnx or a .dlc file")
     chosen = [parse(text) for text in passes]
     begin = time.perf_counter()
-    small = dlcomp.load(model, parse_shapes(shape), values=values).compress(*chosen, calibration=calib)
+    loaded = dlcomp.load(model, parse_shapes(shape), values=values)
+    small = loaded.compress(*chosen, calibration=calib, cache=calib_cache)
     if path.suffix == ".onnx":
         small.save(path)
     else:

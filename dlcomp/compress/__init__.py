@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -34,25 +35,30 @@ class Pass(Protocol):
         ...
 
 
-def compress(model: Model, passes: Sequence[Pass], calibration: Any = None) -> Model:
+def compress(model: Model, passes: Sequence[Pass], calibration: Any = None, cache: Any = None) -> Model:
     """``model`` after ``passes``, one after another.
 
     Parameters
     ----------
     calibration : mapping, path, iterable or None
         Inputs to observe the network on; see :mod:`dlcomp.compress.data`.
+    cache : path or None
+        A file that keeps what ranges are chosen from, for the next time with the same network and data; see
+        :mod:`dlcomp.compress.cache`.
 
     Raises
     ------
     UsageError
         A pass needs data and there is none, or the data do not fit the inputs.
     """
+    from dlcomp.compress.cache import Cache
     from dlcomp.compress.data import Calibration
     from dlcomp.compress.network import Network
     from dlcomp.errors import UsageError
     from dlcomp.model import Step
 
-    data = None if calibration is None else Calibration(calibration, model.signature)
+    kept = None if cache is None else Cache(Path(cache))
+    data = None if calibration is None else Calibration(calibration, model.signature, kept)
     for pass_ in passes:
         if pass_.needs_data and data is None:
             raise UsageError(

@@ -7,17 +7,23 @@ members of an .npz are held whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dlcomp.errors import UsageError
 from dlcomp.model import Signature, TensorSpec
 
+if TYPE_CHECKING:
+    from dlcomp.compress.cache import Cache
+
 Feed = dict[str, np.ndarray]
-_HINT = "a mapping of input name to samples, an .npz of the same, a folder of .npy files, or an iterable"
+_HINT = (
+    "a mapping of input name to samples, an .npz of the same, a folder of .npy files, an iterable, "
+    "or a function that makes one"
+)
 
 
 class Calibration:
@@ -28,7 +34,10 @@ class Calibration:
     source : mapping, path or iterable
         A mapping (or .npz) of input name to an array ``(N, ...)`` of N samples; a folder of .npy files, each
         a batch of the only input, or ``NAME/*.npy`` for each of several; an iterable of feeds
-        ``{name: array}``, or of arrays for the only input. An iterator that ends is kept in memory.
+        ``{name: array}``, or of arrays for the only input. An iterator that ends is kept in memory; a
+        function that makes one is called for each pass over the data, and nothing is kept.
+    cache : Cache, optional
+        Where what is observed on the samples is kept.
 
     Raises
     ------
@@ -36,8 +45,9 @@ class Calibration:
         No samples, unknown names, or arrays that the inputs cannot take.
     """
 
-    def __init__(self, source: Any, signature: Signature) -> None:
+    def __init__(self, source: Any, signature: Signature, cache: Cache | None = None) -> None:
         self.signature = signature
+        self.cache = cache
         if isinstance(source, str | os.PathLike):
             path = Path(source)
             if path.is_dir():
@@ -51,10 +61,17 @@ class Calibration:
             self._feeds = _Arrays({_only(signature).name: source}, signature)
         elif isinstance(source, Mapping):
             self._feeds = _Arrays(source, signature)
+        elif callable(source) and not isinstance(source, Iterable):
+            self._feeds = _Made(source)
         elif isinstance(source, Iterable):
             self._feeds = list(source) if isinstance(source, Iterator) else source
         else:
             raise UsageError(f"cannot calibrate on {type(source).__name__}", hint=_HINT)
+
+    @property
+    def count(self) -> int | None:
+        """How many batches there are, where that is known without reading them."""
+        return len(self._feeds) if isinstance(self._feeds, Sized) else None
 
     def __iter__(self) -> Iterator[Feed]:
         count = 0
@@ -109,6 +126,9 @@ class _Arrays:
         batches = [spec.shape[0] for spec in signature.inputs if spec.shape]
         self._batch = next((size for size in batches if isinstance(size, int)), 1)
 
+    def __len__(self) -> int:
+        return max((len(a) for a in self._arrays.values() if a.ndim), default=0) // max(1, self._batch)
+
     def __iter__(self) -> Iterator[Feed]:
         ranked = {spec.name: len(spec.shape) for spec in self._signature.inputs}
         # Scalars and the like are the same for every sample.
@@ -122,6 +142,19 @@ class _Arrays:
             raise UsageError(f"{count} samples are less than one batch of {self._batch}")
         for start in range(0, count - self._batch + 1, self._batch):
             yield {**{n: a[start : start + self._batch] for n, a in sampled.items()}, **fixed}
+
+
+class _Made:
+    """What a function yields, each time anew."""
+
+    def __init__(self, function: Callable[[], Iterable[Any]]) -> None:
+        self._function = function
+
+    def __iter__(self) -> Iterator[Any]:
+        made = self._function()
+        if not isinstance(made, Iterable):
+            raise UsageError(f"the calibration function returned {type(made).__name__}", hint=_HINT)
+        yield from made
 
 
 class _Folder:
@@ -144,3 +177,6 @@ class _Folder:
     def __iter__(self) -> Iterator[Feed]:
         for files in self._files:
             yield {name: np.load(file, allow_pickle=False) for name, file in files.items()}
+
+    def __len__(self) -> int:
+        return len(self._files)

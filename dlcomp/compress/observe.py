@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from dlcomp.compress.cache import data_digest, network_digest
 from dlcomp.compress.data import Calibration, Feed
 from dlcomp.compress.network import Network
+from dlcomp.compress.progress import shown
 
 _BINS = 4096
 # One step of the moving average of a batch's extremes.
@@ -98,16 +100,23 @@ def observe(
 
     ``channels`` are the axes of the channels of those whose means are wanted; they have a known size.
     """
+    cache = data.cache
+    of = (network_digest(network, names, channels), data_digest(data)) if cache is not None else ("", "")
+    known = None if cache is None else cache.find(*of)
+    if known is not None:
+        return known
     found = {name: Histogram(channels.get(name)) for name in names}
     for values in runs(network, names, data):
         for name, histogram in found.items():
             histogram.add(values[name])
+    if cache is not None:
+        cache.add(*of, found)
     return found
 
 
 def runs(network: Network, names: Collection[str], data: Calibration) -> Iterator[Feed]:
     """The values of ``names`` for each batch of ``data``, computed by dlcomp."""
-    return Watched(network, names).over(data)
+    return Watched(network, names).over(shown(data, "calibrating", data.count))
 
 
 class Watched:
@@ -123,7 +132,7 @@ class Watched:
         self._network = network
         self._artifact = dlcomp.load(network.exposing(wanted, given)).compile("host") if wanted else None
 
-    def over(self, data: Calibration) -> Iterator[Feed]:
+    def over(self, data: Iterable[Feed]) -> Iterator[Feed]:
         """The inputs and the values, for each batch of ``data``."""
         artifact = self._artifact
         if artifact is None:

@@ -14,9 +14,11 @@ from dlcomp.errors import UsageError
 # Where each pass is: imported when it is asked for.
 PASSES: Mapping[str, tuple[str, str]] = {
     "channels": ("dlcomp.compress.channels", "PruneChannels"),
+    "equalize": ("dlcomp.compress.equalize", "Equalize"),
     "lowrank": ("dlcomp.compress.lowrank", "LowRank"),
     "quantize": ("dlcomp.compress.quantize", "Quantize"),
     "share": ("dlcomp.compress.codebook", "ShareWeights"),
+    "smooth": ("dlcomp.compress.smooth", "Smooth"),
     "sparsify": ("dlcomp.compress.sparsify", "Sparsify"),
 }
 _YES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}

@@ -6,13 +6,13 @@ that errors are repaired where they arise and do not add up (He et al., "Channel
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from dlcomp.compress.data import Calibration, Feed
-from dlcomp.compress.layers import Layer, weight_of
+from dlcomp.compress.layers import Layer, layers_of, weight_of
 from dlcomp.compress.matrices import from_matrices, rows, to_matrices
 from dlcomp.compress.network import Network
 from dlcomp.compress.observe import Watched
@@ -40,16 +40,77 @@ class Fit:
     sparse: bool = False
 
 
+def fits_of(old: Network, new: Network, made: Collection[str], sparse: bool) -> list[Fit]:
+    """The layers whose outputs are ``made``, in both of two networks of the same layers."""
+    fits = []
+    for before, after in zip(layers_of(old), layers_of(new), strict=True):
+        if before.output in made:
+            outputs = weight_of(old, before).shape[before.axis]
+            fits.append(Fit(before, after, np.ones(outputs, bool), sparse))
+    return fits
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the outputs of a layer of ``fit`` are to be, as least squares for each group of it.
+
+    The error of weights w of a row is w H w^T - 2 w b^T and a constant; that of the mean goes into the bias.
+
+    Attributes
+    ----------
+    start : (G, O, K) float64
+        The weights that it has.
+    hessian : (G, K, K) float64
+        H, damped.
+    wanted : (G, O, K) float64
+        b.
+    read, made : (G, K) and (G, O) float64
+        The means of what it reads now, and of what it made without its bias.
+    """
+
+    fit: Fit
+    start: np.ndarray
+    hessian: np.ndarray
+    wanted: np.ndarray
+    read: np.ndarray
+    made: np.ndarray
+
+    def fitted(self) -> np.ndarray:
+        """(G, O, K): the weights of the least error."""
+        masks = self.start != 0 if self.fit.sparse else np.ones(self.start.shape, bool)
+        parts = zip(self.start, self.hessian, self.wanted, masks, strict=True)
+        return np.stack([refit(*part) for part in parts])
+
+
 def reconstruct(old: Network, new: Network, fits: list[Fit], data: Calibration, damping: float) -> None:
     """Change the weights and biases in ``new`` of every layer of ``fits``, which are in the network's order.
 
     ``damping`` times the mean of the Hessian's diagonal keeps a layer near its weights where data say little.
     """
+    for target in targets(old, new, fits, data, damping):
+        set_fitted(old, new, target, target.fitted())
+
+
+def targets(
+    old: Network, new: Network, fits: list[Fit], data: Calibration, damping: float
+) -> Iterator[Target]:
+    """What each layer of ``fits`` is to do, on what those before it, changed by then, make in ``new``."""
     given = [name for fit in fits for name in _own(new, fit.after)]
     before = Watched(old, {fit.before.data for fit in fits})
     after = Watched(new, {fit.after.data for fit in fits}, given)
     for fit in fits:
-        _fit(old, new, fit, zip(before.over(data), after.over(data), strict=True), damping)
+        yield _target(old, new, fit, zip(before.over(data), after.over(data), strict=True), damping)
+
+
+def set_fitted(old: Network, new: Network, target: Target, made: np.ndarray) -> None:
+    """Store the weights ``made`` (G, O, K), and the bias with which the outputs have the mean they had."""
+    fit = target.fit
+    matrices = from_matrices(fit.after, made, weight_of(new, fit.after).shape).astype(np.float32)
+    new.set_weight(fit.after.node.input[fit.after.weight], matrices)
+    if fit.after.node.op_type != "MatMul":
+        shift = target.made - np.einsum("gok,gk->go", made, target.read)
+        bias = shift.reshape(-1) + bias_of(old, fit.before)[fit.outputs]
+        new.set_weight(fit.after.node.input[2], bias.astype(np.float32))
 
 
 def _own(network: Network, layer: Layer) -> list[str]:
@@ -64,9 +125,10 @@ def _own(network: Network, layer: Layer) -> list[str]:
     return names
 
 
-def _fit(old: Network, new: Network, fit: Fit, values: Iterable[tuple[Feed, Feed]], damping: float) -> None:
-    weight = weight_of(new, fit.after)
-    start = to_matrices(fit.after, weight).astype(np.float64)
+def _target(
+    old: Network, new: Network, fit: Fit, values: Iterable[tuple[Feed, Feed]], damping: float
+) -> Target:
+    start = to_matrices(fit.after, weight_of(new, fit.after)).astype(np.float64)
     moments, products, total = _products(old, new, fit, values)
     centred = fit.after.node.op_type != "MatMul"
     hessian = moments.damped(centred, damping)
@@ -76,14 +138,7 @@ def _fit(old: Network, new: Network, fit: Fit, values: Iterable[tuple[Feed, Feed
     # The damping pulls towards the weights that the layer starts from.
     ridge = np.einsum("gkk->gk", hessian - moments.hessian(centred))
     wanted = wanted + start * ridge[:, None, :]
-    masks = start != 0 if fit.sparse else np.ones(start.shape, bool)
-    made = np.stack([refit(*parts) for parts in zip(start, hessian, wanted, masks, strict=True)])
-    matrices = from_matrices(fit.after, made, weight.shape).astype(np.float32)
-    new.set_weight(fit.after.node.input[fit.after.weight], matrices)
-    if centred:
-        shift = mean - np.einsum("gok,gk->go", made, moments.mean)
-        bias = shift.reshape(-1) + bias_of(old, fit.before)[fit.outputs]
-        new.set_weight(fit.after.node.input[2], bias.astype(np.float32))
+    return Target(fit, start, hessian, wanted, moments.mean, mean)
 
 
 def _products(

@@ -1,8 +1,7 @@
 """Which centroid each weight becomes, where the outputs of the layer decide and not the weights themselves.
 
-One input after the other is rounded, and what that changes in the outputs is put right in the weights of the
-inputs still to come (Frantar et al., "GPTQ", ICLR 2023, section 3; the optimal brain surgeon of Hassibi and
-Stork). Zeros stay zeros. For a fixed assignment the best centroids solve a small system of equations.
+Errors are put right in the inputs still to come (:mod:`dlcomp.compress.rounding`). Zeros stay zeros. For a
+fixed assignment the best centroids solve a small system of equations.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from dlcomp.compress.codebook.kmeans import nearest
+from dlcomp.compress.rounding import in_order
 
 # Of the mean of the diagonal: what keeps inputs that are almost sums of others from huge corrections.
 DAMPING = 0.01
@@ -26,18 +26,16 @@ def assign(matrix: np.ndarray, second: np.ndarray, centroids: np.ndarray) -> np.
 
     ``second`` (K, K) is that of the inputs, damped.
     """
-    order = np.argsort(-np.diag(second), kind="stable")
-    upper = np.linalg.cholesky(np.linalg.inv(second[np.ix_(order, order)])).T
-    left = matrix[:, order].astype(np.float64)
-    zero = left == 0
-    found = np.empty(left.shape, np.int64)
-    for place in range(left.shape[1]):
-        column = left[:, place]
+    zero = matrix == 0
+    found = np.empty(matrix.shape, np.int64)
+
+    def value_of(column: np.ndarray, place: int) -> np.ndarray:
         which = np.where(zero[:, place], -1, nearest(column, centroids))
-        error = (column - np.where(which < 0, 0.0, centroids[which])) / upper[place, place]
-        left[:, place + 1 :] -= np.outer(error, upper[place, place + 1 :])
         found[:, place] = which
-    return np.asarray(found[:, np.argsort(order)])
+        return np.where(which < 0, 0.0, centroids[which])
+
+    in_order(matrix, second, value_of)
+    return found
 
 
 def refitted(

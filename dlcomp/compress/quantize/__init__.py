@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 from onnx import version_converter
 
 from dlcomp.compress.data import Calibration
-from dlcomp.compress.layers import Layer, check_expressions
+from dlcomp.compress.layers import Layer, check_expressions, weight_of
+from dlcomp.compress.matrices import from_matrices, has_matrices, to_matrices
 from dlcomp.compress.network import Network
 from dlcomp.compress.observe import Histogram, observe
 from dlcomp.compress.quantize import power_of_two
@@ -18,12 +19,16 @@ from dlcomp.compress.quantize.bias import mean_error
 from dlcomp.compress.quantize.grid import Grid, grid_of_range, grid_of_weight
 from dlcomp.compress.quantize.plan import Plan, plan
 from dlcomp.compress.quantize.ranges import METHODS, range_of
+from dlcomp.compress.quantize.rounding import Rounding, hessians
 from dlcomp.compress.quantize.write import write_activations, write_bias, write_weight
+from dlcomp.compress.reconstruct import fits_of, set_bias, set_fitted, targets
 from dlcomp.errors import ModelError, UsageError
 
 __all__ = ["Quantize"]
 
 _ACTIVATIONS = {"uint8": 256, "int8": 256, "uint16": 65536, "int16": 65536}
+# Only weights become integers.
+_FLOAT = "float32"
 _SCALES = ("any", "power_of_two")
 
 
@@ -34,7 +39,8 @@ class Quantize:
     Attributes
     ----------
     activations : str
-        ``uint8``, ``int8``, ``uint16`` or ``int16``.
+        ``uint8``, ``int8``, ``uint16`` or ``int16``; ``float32`` for weights alone, which needs no data
+        unless the rounding does (without data no bias is corrected).
     bits : int
         Of the weights, 2 to 8, stored in 8.
     per_channel : bool
@@ -47,6 +53,18 @@ class Quantize:
         Scales of weights by least squared error, and not by the largest magnitude.
     correct_bias : bool
         Take the mean error of every layer out of its bias.
+    rounding : str
+        Of weights: ``nearest``, ``gptq`` or ``adaround``, which see what layers read; for fewer than 8 bits,
+        with ``weight_search``.
+    sequential : bool
+        Each layer is fitted to what it made before and reads what the rounded layers before it make, so that
+        errors do not add up: a run of the network on all data for each layer.
+    act_order : bool
+        GPTQ rounds inputs of the largest mean square first.
+    damping : float
+        Added to the diagonal of Hessians, of its mean.
+    steps : int
+        Of AdaRound's search.
     keep : tuple of str
         Regular expressions: layers whose name one is found in stay in float.
     scales : str
@@ -66,6 +84,11 @@ class Quantize:
     method: str = "mse"
     weight_search: bool = False
     correct_bias: bool = True
+    rounding: str = "nearest"
+    sequential: bool = False
+    act_order: bool = True
+    damping: float = 0.01
+    steps: int = 500
     keep: tuple[str, ...] = ()
     scales: str = "any"
     name: str = "quantize"
@@ -76,34 +99,44 @@ class Quantize:
         if self.scales == "power_of_two":
             for option, value in (("activations", "int8"), ("symmetric", True)):
                 object.__setattr__(self, option, value)
-        if self.activations not in _ACTIVATIONS:
-            raise UsageError(f"activations cannot be {self.activations!r}", hint=", ".join(_ACTIVATIONS))
+        if self.activations not in (*_ACTIVATIONS, _FLOAT):
+            known = ", ".join((*_ACTIVATIONS, _FLOAT))
+            raise UsageError(f"activations cannot be {self.activations!r}", hint=known)
         if self.method not in METHODS:
             raise UsageError(f"there is no method {self.method!r}", hint=", ".join(METHODS))
         if not 2 <= self.bits <= 8:
             raise UsageError(f"weights can have 2 to 8 bits, not {self.bits}")
+        self._rounding()
         check_expressions(self.keep)
+
+    def _rounding(self) -> Rounding:
+        return Rounding(self.rounding, self.act_order, self.damping, self.steps)
 
     @property
     def needs_data(self) -> bool:
-        return True
+        return self.activations != _FLOAT or self.rounding != "nearest" or self.sequential
 
     def rewrite(self, network: Network, data: Calibration | None) -> dict[str, Any]:
         """Put quantize and dequantize nodes into ``network``; the account of what became integers."""
-        assert data is not None
         _raise_opset(network, 21 if "16" in self.activations else 13)
         chosen = plan(network, self.keep)
         if not chosen.layers:
             raise ModelError("it has no layer with a stored weight to quantize", where="quantize")
         channels: dict[str, int] = {}
-        for layer in chosen.layers if self.correct_bias else ():
+        for layer in chosen.layers if self.correct_bias and data is not None else ():
             channels.setdefault(layer.data, layer.channels)
-        seen = observe(network, chosen.values, data, channels)
-        grids = self._grids(chosen, seen)
+        alone = self.activations == _FLOAT
+        names = list(channels) if alone else chosen.values
+        seen = observe(network, names, data, channels) if data is not None and names else {}
+        grids = {} if alone else self._grids(chosen, seen)
         before = sum(array.nbytes for array in network.weights.values())
+        weights = self._weights(network, chosen.layers, grids, data)
+        # Layers may have been given biases.
+        chosen = plan(network, self.keep) if self.sequential else chosen
         for layer in chosen.layers:
             known = channels.get(layer.data) == layer.channels
-            self._layer(network, layer, grids[layer.data], seen[layer.data].mean if known else None)
+            mean = seen[layer.data].mean if known else None
+            self._layer(network, layer, grids.get(layer.data), mean, *weights[layer.output])
         write_activations(network, chosen, grids)
         network.drop_unread()
         after = sum(array.nbytes for array in network.weights.values())
@@ -123,12 +156,48 @@ class Quantize:
             grids |= dict.fromkeys(share, grid)
         return dict(sorted(grids.items()))
 
-    def _layer(self, network: Network, layer: Layer, data: Grid, mean: np.ndarray | None) -> None:
-        network.own_weight(layer.node, layer.weight)
-        weight = network.weights[layer.node.input[layer.weight]]
-        most = 2 ** (self.bits - 1) - 1
-        grid = self._weight_grid(network, layer, weight, data)
-        integers = grid.integers(weight, -most, most)
+    def _weights(
+        self, network: Network, layers: Sequence[Layer], grids: Mapping[str, Grid], data: Calibration | None
+    ) -> dict[str, tuple[Grid, np.ndarray]]:
+        """The integers of each layer's weight, by what it makes; ``sequential`` changes ``network``."""
+        for layer in layers:
+            network.own_weight(layer.node, layer.weight)
+        products = [layer for layer in layers if has_matrices(layer, weight_of(network, layer))]
+        rounding, most = self._rounding(), 2 ** (self.bits - 1) - 1
+        found: dict[str, tuple[Grid, np.ndarray]] = {}
+
+        def settle(layer: Layer, weight: np.ndarray, hessian: np.ndarray | None) -> np.ndarray:
+            grid = self._weight_grid(network, layer, weight, grids.get(layer.data))
+            integers = rounding.integers(layer, weight, hessian, grid, most)
+            found[layer.output] = grid, integers
+            return grid.reals(integers)
+
+        if self.sequential and data is not None:
+            old = network.copy()
+            fits = fits_of(old, network, {layer.output for layer in products}, sparse=False)
+            for target in targets(old, network, fits, data, self.damping):
+                layer = target.fit.after
+                fitted = from_matrices(layer, target.fitted(), weight_of(network, layer).shape)
+                made = settle(layer, fitted.astype(np.float32), target.hessian)
+                set_fitted(old, network, target, to_matrices(layer, made))
+        elif self.rounding != "nearest" and data is not None:
+            for layer, hessian in hessians(network, products, data, self.correct_bias, self.damping):
+                settle(layer, weight_of(network, layer), hessian)
+        for layer in layers:
+            if layer.output not in found:
+                settle(layer, weight_of(network, layer), None)
+        return found
+
+    def _layer(
+        self,
+        network: Network,
+        layer: Layer,
+        data: Grid | None,
+        mean: np.ndarray | None,
+        grid: Grid,
+        integers: np.ndarray,
+    ) -> None:
+        weight = weight_of(network, layer)
         error = None if mean is None else mean_error(layer, grid.reals(integers) - weight, mean)
         bias = None
         if layer.bias is not None:
@@ -137,10 +206,12 @@ class Quantize:
         if error is not None and (bias is not None or layer.node.op_type in ("Conv", "Gemm")):
             bias = (np.zeros(len(error)) if bias is None else bias) - error
         write_weight(network, layer, grid, integers)
-        if bias is not None:
+        if bias is not None and data is not None:
             write_bias(network, _with_bias(network, layer, bias), bias, data, grid)
+        elif bias is not None and error is not None:
+            set_bias(network, layer, bias)
 
-    def _weight_grid(self, network: Network, layer: Layer, weight: np.ndarray, data: Grid) -> Grid:
+    def _weight_grid(self, network: Network, layer: Layer, weight: np.ndarray, data: Grid | None) -> Grid:
         axis = layer.axis if self.per_channel else None
         if self.scales == "power_of_two":
             found = power_of_two.grid_of_weight(weight, self.bits, axis)
@@ -161,9 +232,9 @@ def _with_bias(network: Network, layer: Layer, bias: np.ndarray) -> Layer:
     return Layer(layer.node, layer.data, layer.weight, 2, layer.axis)
 
 
-def _without_overflow(network: Network, layer: Layer, data: Grid, grid: Grid) -> Grid:
+def _without_overflow(network: Network, layer: Layer, data: Grid | None, grid: Grid) -> Grid:
     """A coarser scale where a bias would not fit 32 bits: channels of tiny weights with a large bias."""
-    if layer.bias is None:
+    if layer.bias is None or data is None:
         return grid
     bias = np.abs(network.weights[layer.node.input[layer.bias]].astype(np.float64)).reshape(-1)
     least = bias / (2.0**31 - 2**10) / float(data.scale)

@@ -80,7 +80,9 @@ def plan(network: Network, keep: Sequence[str] = ()) -> Plan:
 def _descends(network: Network, made: set[str]) -> set[str]:
     """What layers make, directly or through sums, activations of one operand, and moves."""
     through = (
-        _SUMS | _PASSING | {"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "Concat", "Mul", "Sigmoid"}
+        _SUMS
+        | _PASSING
+        | {"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "Concat", "Mul", "Sigmoid", "Min"}
     )
     found = set(made)
     for node in network.nodes:

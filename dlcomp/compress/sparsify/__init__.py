@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from dlcomp.compress.data import Calibration
 from dlcomp.compress.layers import Layer, check_expressions, layers_of, matches, weight_of
 from dlcomp.compress.matrices import from_matrices, has_matrices, to_matrices
 from dlcomp.compress.network import Network
-from dlcomp.compress.reconstruct import Fit, bias_of, reconstruct, set_bias
+from dlcomp.compress.reconstruct import bias_of, fits_of, reconstruct, set_bias
 from dlcomp.compress.refit import error_of
 from dlcomp.compress.second_order import Moments, second_order
 from dlcomp.compress.sparsify.allocate import alike, by_threshold, erk
@@ -115,7 +115,7 @@ class Sparsify:
             error[layer.name] = round(change, 6)
         if self.rebuild and data is not None:
             sparse = {layer.output for layer in layers}
-            reconstruct(before, network, _fits(before, network, sparse), data, self.damping)
+            reconstruct(before, network, fits_of(before, network, sparse, True), data, self.damping)
         return {
             "layers": len(layers),
             "dense": dense,
@@ -222,13 +222,3 @@ def _chosen(network: Network, pattern: Pattern, keep: Sequence[str]) -> tuple[li
     if not chosen:
         raise ModelError("it has no layer with a stored weight to make sparse", where="sparsify")
     return chosen, dense
-
-
-def _fits(before: Network, network: Network, made: Collection[str]) -> list[Fit]:
-    """The layers that were made sparse (by what they make), in both networks."""
-    fits = []
-    for old, new in zip(layers_of(before), layers_of(network), strict=True):
-        if old.output in made:
-            outputs = weight_of(before, old).shape[old.axis]
-            fits.append(Fit(old, new, np.ones(outputs, bool), sparse=True))
-    return fits
