@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from dlcomp.compress.codebook import ShareWeights
     from dlcomp.compress.lowrank import LowRank
     from dlcomp.compress.quantize import Quantize
+    from dlcomp.compress.search import Budget, search
     from dlcomp.compress.sparsify import Sparsify
     from dlcomp.errors import DlcompError
     from dlcomp.frontend import load
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Artifact",
+    "Budget",
     "DlcompError",
     "LowRank",
     "Model",
@@ -33,6 +35,7 @@ __all__ = [
     "__version__",
     "load",
     "open",
+    "search",
     "tune",
     "verify",
 ]
@@ -40,6 +43,7 @@ __all__ = [
 # Public names are imported on first use: TVM takes seconds to import, `dlcomp --help` must not.
 _HOME = {
     "Artifact": "dlcomp.runtime.artifact",
+    "Budget": "dlcomp.compress.search",
     "DlcompError": "dlcomp.errors",
     "LowRank": "dlcomp.compress.lowrank",
     "Model": "dlcomp.model",
@@ -50,6 +54,7 @@ _HOME = {
     "Target": "dlcomp.target",
     "load": "dlcomp.frontend",
     "open": "dlcomp.runtime.artifact",
+    "search": "dlcomp.compress.search",
     # The package, which can be called.
     "tune": "dlcomp.tune",
     "verify": "dlcomp.runtime.verify",

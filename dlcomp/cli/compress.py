@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from dlcomp.cli.options import Json, ModelPath, Shapes, Values, Verbose, parse_shapes
+from dlcomp.cli.options import Json, ModelPath, Shapes, Values, Verbose, parse_shapes, share
 from dlcomp.cli.output import show
 
 NAME = "compress"
@@ -28,13 +28,45 @@ def command(
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help=".onnx or .dlc; MODEL_small.onnx."),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", metavar="FILE", help="Classes of the samples, for --max-drop: .npy."),
+    ] = None,
+    evaluate: Annotated[
+        Path | None,
+        typer.Option("--eval", metavar="FILE|DIR", help="Inputs to judge by; a part of --calib without it."),
+    ] = None,
+    max_drop: Annotated[
+        str | None, typer.Option("--max-drop", metavar="0.5%", help="Of the accuracy.")
+    ] = None,
+    min_agreement: Annotated[
+        str | None, typer.Option("--min-agreement", metavar="98%", help="Samples with the same class.")
+    ] = None,
+    max_kl: Annotated[float | None, typer.Option("--max-kl", help="Mean relative entropy, in nats.")] = None,
+    max_error: Annotated[
+        float | None, typer.Option("--max-error", help="Squared error of the outputs over their squares.")
+    ] = None,
+    max_ms: Annotated[
+        float | None, typer.Option("--max-ms", help="Milliseconds a run, on this machine.")
+    ] = None,
+    max_bytes: Annotated[int | None, typer.Option("--max-bytes", help="Of all weights.")] = None,
+    goal: Annotated[
+        str, typer.Option("--for", metavar="speed|size", help="With speed, layers that are not faster stay.")
+    ] = "speed",
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Sensitivities as a picture: .png.")
+    ] = None,
     target: Annotated[str, typer.Option("--target", help="For a .dlc: what to compile for.")] = "host",
     shape: Shapes = None,
     values: Values = None,
     json: Json = None,
     verbose: Verbose = 0,
 ) -> int:
-    """Make a network smaller: quantize, sparsify, channels, lowrank, share."""
+    """Make a network smaller: quantize, sparsify, channels, lowrank, share.
+
+    With a limit (--max-drop, --min-agreement, --max-kl, --max-error, --max-ms, --max-bytes) each layer gets
+    what that allows, and the report is on samples that nothing was chosen by.
+    """
     import dlcomp
     from dlcomp.compress.recipe import parse
     from dlcomp.errors import UsageError
@@ -44,8 +76,33 @@ def command(
     if path.suffix not in (".onnx", ".dlc"):
         raise UsageError(f"cannot write {path}", hint="the output is an .onnx or a .dlc file")
     chosen = [parse(text) for text in passes]
+    limits: dict[str, Any] = {
+        "max_drop": share(max_drop, "--max-drop"),
+        "min_agreement": share(min_agreement, "--min-agreement"),
+        "max_kl": max_kl,
+        "max_error": max_error,
+        "max_ms": max_ms,
+        "max_bytes": max_bytes,
+    }
+    wanted = any(limit is not None for limit in limits.values())
+    if not wanted and (labels or evaluate or plot or goal != "speed"):
+        raise UsageError(
+            "--labels, --eval, --for and --plot are for a search", hint="--max-drop 0.5% or another limit"
+        )
     begin = time.perf_counter()
-    small = dlcomp.load(model, parse_shapes(shape), values=values).compress(*chosen, calibration=calib)
+    network = dlcomp.load(model, parse_shapes(shape), values=values)
+    searches = []
+    if wanted:
+        budget = dlcomp.Budget(**limits, goal=goal)
+        small = network
+        for one in chosen:
+            found = dlcomp.search(
+                small, one, budget, calibration=calib, labels=labels, evaluate=evaluate, reference=network
+            )
+            searches.append(found)
+            small = found.model
+    else:
+        small = network.compress(*chosen, calibration=calib)
     if path.suffix == ".onnx":
         small.save(path)
     else:
@@ -63,6 +120,14 @@ def command(
         "seconds": seconds,
         "parts": parts,
         "passes": steps,
+        "searches": [found.to_json() for found in searches],
     }
-    show(compression_table(small, model, path, seconds, parts), report, json)
+    if plot is not None:
+        from dlcomp.report.search import save_search_plot
+
+        for number, found in enumerate(searches):
+            save_search_plot(
+                found.to_json(), plot if number == 0 else plot.with_stem(f"{plot.stem}_{number + 1}")
+            )
+    show(compression_table(small, model, path, seconds, parts, searches), report, json)
     return 0

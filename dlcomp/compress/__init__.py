@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from dlcomp.compress.data import Calibration
     from dlcomp.compress.network import Network
+    from dlcomp.compress.search import Budget
     from dlcomp.model import Model
 
 __all__ = ["Pass", "compress"]
@@ -34,13 +35,24 @@ class Pass(Protocol):
         ...
 
 
-def compress(model: Model, passes: Sequence[Pass], calibration: Any = None) -> Model:
+def compress(
+    model: Model,
+    passes: Sequence[Pass],
+    calibration: Any = None,
+    budget: Budget | None = None,
+    labels: Any = None,
+    evaluate: Any = None,
+) -> Model:
     """``model`` after ``passes``, one after another.
 
     Parameters
     ----------
     calibration : mapping, path, iterable or None
         Inputs to observe the network on; see :mod:`dlcomp.compress.data`.
+    budget : Budget, optional
+        What all passes together may lose, or have to reach: each is then applied to the layers, and as
+        strongly, as :func:`dlcomp.compress.search.search` finds; ``labels`` and ``evaluate`` are explained
+        there.
 
     Raises
     ------
@@ -52,6 +64,12 @@ def compress(model: Model, passes: Sequence[Pass], calibration: Any = None) -> M
     from dlcomp.errors import UsageError
     from dlcomp.model import Step
 
+    if budget is not None:
+        return _searched(model, passes, budget, calibration, labels, evaluate)
+    if labels is not None or evaluate is not None:
+        raise UsageError(
+            "labels and inputs to judge by are for a budget", hint="budget=dlcomp.Budget(max_drop=0.005)"
+        )
     data = None if calibration is None else Calibration(calibration, model.signature)
     for pass_ in passes:
         if pass_.needs_data and data is None:
@@ -63,4 +81,18 @@ def compress(model: Model, passes: Sequence[Pass], calibration: Any = None) -> M
         effect = pass_.rewrite(network, data)
         options = {key: value for key, value in vars(pass_).items() if key != "name"}
         model = network.model(Step(pass_.name, options, effect))
+    return model
+
+
+def _searched(
+    model: Model, passes: Sequence[Pass], budget: Budget, calibration: Any, labels: Any, evaluate: Any
+) -> Model:
+    from dlcomp.compress.search import search
+
+    whole = model
+    for pass_ in passes:
+        found = search(
+            model, pass_, budget, calibration=calibration, labels=labels, evaluate=evaluate, reference=whole
+        )
+        model = found.model
     return model

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dlcomp.compress.memory import Memory
 from dlcomp.errors import UsageError
 from dlcomp.model import Signature, TensorSpec
 
@@ -30,6 +31,11 @@ class Calibration:
         a batch of the only input, or ``NAME/*.npy`` for each of several; an iterable of feeds
         ``{name: array}``, or of arrays for the only input. An iterator that ends is kept in memory.
 
+    Attributes
+    ----------
+    memory : Memory or None
+        Where what was observed on these samples is kept for the next pass over the same network.
+
     Raises
     ------
     UsageError
@@ -38,6 +44,7 @@ class Calibration:
 
     def __init__(self, source: Any, signature: Signature) -> None:
         self.signature = signature
+        self.memory: Memory | None = None
         if isinstance(source, str | os.PathLike):
             path = Path(source)
             if path.is_dir():

@@ -98,11 +98,15 @@ def observe(
 
     ``channels`` are the axes of the channels of those whose means are wanted; they have a known size.
     """
-    found = {name: Histogram(channels.get(name)) for name in names}
-    for values in runs(network, names, data):
-        for name, histogram in found.items():
+    known = {} if data.memory is None else data.memory.of(network, "histograms")
+    missing = {
+        name: Histogram(channels.get(name)) for name in names if (name, channels.get(name)) not in known
+    }
+    for values in runs(network, missing, data) if missing else ():
+        for name, histogram in missing.items():
             histogram.add(values[name])
-    return found
+    known.update({(name, channels.get(name)): histogram for name, histogram in missing.items()})
+    return {name: known[name, channels.get(name)] for name in names}
 
 
 def runs(network: Network, names: Collection[str], data: Calibration) -> Iterator[Feed]:

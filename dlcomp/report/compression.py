@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 from dlcomp.model import Model
+from dlcomp.report.search import search_table
+
+if TYPE_CHECKING:
+    from dlcomp.compress.search import Found
 
 
 def compression_table(
-    model: Model, source: Path, output: Path, seconds: float, parts: Mapping[str, int] | None = None
-) -> Table:
-    """A line a pass: its options and its effect; then the files, and what the bytes of a ``.dlc`` are for."""
+    model: Model,
+    source: Path,
+    output: Path,
+    seconds: float,
+    parts: Mapping[str, int] | None = None,
+    searches: Sequence[Found] = (),
+) -> RenderableType:
+    """What searches found; a line a pass: its options and its effect; then the files, and what the bytes of a
+    ``.dlc`` are for.
+    """
     table = Table(box=None, show_header=True, pad_edge=False, header_style="bold")
     for column in ("pass", "options", "effect"):
         table.add_column(column, overflow="fold")
@@ -24,7 +37,7 @@ def compression_table(
     table.add_row("", "", f"{source} to {output}: {sizes}, {seconds:.0f} s")
     if parts:
         table.add_row("", "", "bytes: " + ", ".join(f"{part} {size}" for part, size in parts.items()))
-    return table
+    return Group(*map(search_table, searches), table)
 
 
 def _plain(value: object) -> str:
