@@ -56,6 +56,9 @@ def command(
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Sensitivities as a picture: .png.")
     ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time every layer before and after, and the whole network.")
+    ] = False,
     target: Annotated[str, typer.Option("--target", help="For a .dlc: what to compile for.")] = "host",
     shape: Shapes = None,
     values: Values = None,
@@ -129,5 +132,11 @@ def command(
             save_search_plot(
                 found.to_json(), plot if number == 0 else plot.with_stem(f"{plot.stem}_{number + 1}")
             )
-    show(compression_table(small, model, path, seconds, parts, searches), report, json)
+    measured = None
+    if measure:
+        from dlcomp.compress.compare import compare
+
+        measured = compare(network, small)
+        report["measured"] = measured.to_json()
+    show(compression_table(small, model, path, seconds, parts, searches, measured), report, json)
     return 0

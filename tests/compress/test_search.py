@@ -17,6 +17,7 @@ from onnx import helper
 import dlcomp
 from dlcomp.cli import main
 from dlcomp.compress.channels import PruneChannels
+from dlcomp.compress.compare import compare
 from dlcomp.compress.data import Calibration
 from dlcomp.compress.memory import Memory
 from dlcomp.compress.network import Network
@@ -288,6 +289,28 @@ def test_passes_with_nothing_to_choose_are_refused(model: dlcomp.Model) -> None:
         model.compress(dlcomp.ShareWeights(), calibration=SAMPLES, budget=dlcomp.Budget(max_kl=1.0))
 
 
+def test_comparisons_count_what_changed(model: dlcomp.Model) -> None:
+    made = model.compress(
+        dlcomp.PruneChannels(widths={"second": 16}),
+        dlcomp.Sparsify(targets={"first": 0.5}),
+        dlcomp.Quantize(),
+        calibration=SAMPLES[:8],
+    )
+    found = compare(model, made)
+    first, second, head = found.layers
+    assert [one.layer for one in found.layers] == ["first", "second", "head"]
+    assert "% zeros" in first.form
+    assert "16x16 of 32x16" in second.form
+    assert all("8 bits" in one.form for one in found.layers)
+    assert second.macs == (8 * 8 * 32 * 16 * 9, 8 * 8 * 16 * 16 * 9)
+    assert head.macs == (5 * 32, 5 * 16)
+    assert found.macs == tuple(sum(one.macs[side] for one in found.layers) for side in (0, 1))
+    assert found.bytes[1] < found.bytes[0]
+    assert first.error is not None
+    assert found.timing.before > 0
+    assert found.predicted > 0
+
+
 def test_the_command_line(tmp_path: Path, labels: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(network(), tmp_path / "net.onnx")
     np.savez(tmp_path / "data.npz", x=SAMPLES)
@@ -295,9 +318,11 @@ def test_the_command_line(tmp_path: Path, labels: np.ndarray, capsys: pytest.Cap
     found = main(
         ["compress", str(tmp_path / "net.onnx"), "--pass", "quantize", "--calib", str(tmp_path / "data.npz"),
          "--labels", str(tmp_path / "labels.npy"), "--max-drop", "20%", "--for", "size",
-         "-o", str(tmp_path / "small.onnx"), "--json", str(tmp_path / "report.json")]
+         "-o", str(tmp_path / "small.onnx"), "--json", str(tmp_path / "report.json"), "--measure"]
     )  # fmt: skip
     assert found == 0
-    assert "samples that nothing was chosen by" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "samples that nothing was chosen by" in shown
+    assert "measured in turn" in shown
     assert (tmp_path / "report.json").read_text().count('"predicted"') > 0
     assert main(["compress", str(tmp_path / "net.onnx"), "--pass", "quantize", "--max-drop", "much"]) == 2

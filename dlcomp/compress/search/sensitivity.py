@@ -130,10 +130,12 @@ def _changed(before: Network, after: Network, name: str) -> list[Layer]:
 
 def weight_bytes(network: Network) -> int:
     """Bytes of all weights; of sparse ones a bit for each element and what is not zero."""
-    return sum(
-        min(array.nbytes, np.count_nonzero(array) * array.itemsize + -(-array.size // 8))
-        for array in network.weights.values()
-    )
+    return sum(map(bytes_of, network.weights.values()))
+
+
+def bytes_of(array: np.ndarray) -> int:
+    """Bytes of one weight."""
+    return int(min(array.nbytes, np.count_nonzero(array) * array.itemsize + -(-array.size // 8)))
 
 
 def macs_of(network: Network) -> int:
