@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dlcomp.cli.options import Json, ModelPath, Shapes, Values, Verbose, parse_shapes, share
 from dlcomp.cli.output import show
+
+if TYPE_CHECKING:
+    from dlcomp.compress.search import Found
 
 NAME = "compress"
 
@@ -74,6 +77,7 @@ def command(
     from dlcomp.compress.recipe import parse
     from dlcomp.errors import UsageError
     from dlcomp.report.compression import compression_table
+    from dlcomp.report.search import needs_plots, save_search_plot
 
     path = output or Path(f"{model.stem}_small.onnx")
     if path.suffix not in (".onnx", ".dlc"):
@@ -92,18 +96,22 @@ def command(
         raise UsageError(
             "--labels, --eval, --for and --plot are for a search", hint="--max-drop 0.5% or another limit"
         )
+    if wanted and goal == "speed" and target != "host":
+        raise UsageError(
+            f"layers are timed on this machine, and the target is {target}",
+            hint="--for size, or a search where it runs: -o small.onnx there, and compile that",
+        )
+    if plot is not None:
+        needs_plots()
     begin = time.perf_counter()
     network = dlcomp.load(model, parse_shapes(shape), values=values)
-    searches = []
+    found: list[Found] = []
     if wanted:
+        from dlcomp.compress.search import searches
+
         budget = dlcomp.Budget(**limits, goal=goal)
-        small = network
-        for one in chosen:
-            found = dlcomp.search(
-                small, one, budget, calibration=calib, labels=labels, evaluate=evaluate, reference=network
-            )
-            searches.append(found)
-            small = found.model
+        found = searches(network, chosen, budget, calibration=calib, labels=labels, evaluate=evaluate)
+        small = found[-1].model
     else:
         small = network.compress(*chosen, calibration=calib)
     if path.suffix == ".onnx":
@@ -123,14 +131,12 @@ def command(
         "seconds": seconds,
         "parts": parts,
         "passes": steps,
-        "searches": [found.to_json() for found in searches],
+        "searches": [one.to_json() for one in found],
     }
     if plot is not None:
-        from dlcomp.report.search import save_search_plot
-
-        for number, found in enumerate(searches):
+        for number, one in enumerate(found):
             save_search_plot(
-                found.to_json(), plot if number == 0 else plot.with_stem(f"{plot.stem}_{number + 1}")
+                one.to_json(), plot if number == 0 else plot.with_stem(f"{plot.stem}_{number + 1}")
             )
     measured = None
     if measure:
@@ -138,5 +144,5 @@ def command(
 
         measured = compare(network, small)
         report["measured"] = measured.to_json()
-    show(compression_table(small, model, path, seconds, parts, searches, measured), report, json)
+    show(compression_table(small, model, path, seconds, parts, found, measured), report, json)
     return 0

@@ -65,7 +65,10 @@ def compress(
     from dlcomp.model import Step
 
     if budget is not None:
-        return _searched(model, passes, budget, calibration, labels, evaluate)
+        from dlcomp.compress.search import searches
+
+        found = searches(model, passes, budget, calibration=calibration, labels=labels, evaluate=evaluate)
+        return found[-1].model if found else model
     if labels is not None or evaluate is not None:
         raise UsageError(
             "labels and inputs to judge by are for a budget", hint="budget=dlcomp.Budget(max_drop=0.005)"
@@ -81,18 +84,4 @@ def compress(
         effect = pass_.rewrite(network, data)
         options = {key: value for key, value in vars(pass_).items() if key != "name"}
         model = network.model(Step(pass_.name, options, effect))
-    return model
-
-
-def _searched(
-    model: Model, passes: Sequence[Pass], budget: Budget, calibration: Any, labels: Any, evaluate: Any
-) -> Model:
-    from dlcomp.compress.search import search
-
-    whole = model
-    for pass_ in passes:
-        found = search(
-            model, pass_, budget, calibration=calibration, labels=labels, evaluate=evaluate, reference=whole
-        )
-        model = found.model
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from collections.abc import Mapping
@@ -152,6 +153,12 @@ def _trial_json(trial: Trial) -> dict[str, Any]:
     }
 
 
+def needs_plots() -> None:
+    """Raise ``ToolMissing`` where nothing can be drawn."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ToolMissing("matplotlib is not installed", hint="pip install 'dlcomp[plots]'")
+
+
 def save_search_plot(content: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """Sensitivities by layer, and the loss along the path, of what :func:`search_json` gave.
 
@@ -162,10 +169,9 @@ def save_search_plot(content: Mapping[str, Any], path: str | os.PathLike[str]) -
     UsageError
         The file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ToolMissing("matplotlib is not installed", hint="pip install 'dlcomp[plots]'") from error
+    needs_plots()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     names = list(content["layers"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from dlcomp.compress.search.path import Trial, path
 from dlcomp.compress.search.sensitivity import weight_bytes
 from dlcomp.compress.search.stopwatch import Stopwatch, Timing
 from dlcomp.errors import CheckFailed, UsageError
+from dlcomp.report.search import save_search_plot
 
 RNG = np.random.default_rng(0)
 node, value, weight = helper.make_node, networks.value, networks.weight
@@ -100,6 +103,7 @@ def test_what_is_not_finite_is_as_wrong_as_can_be() -> None:
     score = judge.score(lambda _: [np.full((2, 2), np.nan)])
     assert score.kl == np.inf
     assert score.error == np.inf
+    assert json.loads(json.dumps(score.to_json()), parse_constant=pytest.fail)["kl"] is None
 
 
 @given(st.integers(2, 40), st.integers(2, 3))
@@ -284,6 +288,14 @@ def test_labels_that_do_not_fit_are_refused(model: dlcomp.Model, options: Any, m
         model.compress(dlcomp.Quantize(), calibration=SAMPLES, **options)
 
 
+def test_what_is_reached_already_is_said(model: dlcomp.Model) -> None:
+    many = dlcomp.Budget(max_bytes=10**9, goal="size")
+    with pytest.raises(CheckFailed, match="as it is costs no more"):
+        model.compress(dlcomp.Sparsify(method="magnitude"), calibration=SAMPLES[:6], budget=many)
+    with pytest.raises(UsageError, match="is for one pass"):
+        model.compress(dlcomp.Sparsify(), dlcomp.Quantize(), calibration=SAMPLES, budget=many)
+
+
 def test_passes_with_nothing_to_choose_are_refused(model: dlcomp.Model) -> None:
     with pytest.raises(UsageError, match="nothing to choose"):
         model.compress(dlcomp.ShareWeights(), calibration=SAMPLES, budget=dlcomp.Budget(max_kl=1.0))
@@ -325,4 +337,14 @@ def test_the_command_line(tmp_path: Path, labels: np.ndarray, capsys: pytest.Cap
     assert "samples that nothing was chosen by" in shown
     assert "measured in turn" in shown
     assert (tmp_path / "report.json").read_text().count('"predicted"') > 0
-    assert main(["compress", str(tmp_path / "net.onnx"), "--pass", "quantize", "--max-drop", "much"]) == 2
+    start = ["compress", str(tmp_path / "net.onnx"), "--pass", "quantize"]
+    assert main([*start, "--max-drop", "much"]) == 2
+    assert main([*start, "--labels", str(tmp_path / "labels.npy")]) == 2
+    assert main([*start, "--max-kl", "1", "--target", "aarch64-linux-gnu"]) == 2
+    # The curves are drawn where there is matplotlib, and refused before the search where there is none.
+    report = json.loads((tmp_path / "report.json").read_text())
+    if importlib.util.find_spec("matplotlib"):
+        save_search_plot(report["searches"][0], tmp_path / "curve.png")
+        assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    else:
+        assert main([*start, "--max-kl", "1", "--plot", str(tmp_path / "curve.png")]) == 4

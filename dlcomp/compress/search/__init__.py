@@ -19,11 +19,11 @@ from dlcomp.compress.search.samples import samples_of
 from dlcomp.compress.search.sensitivity import evaluator, macs_of, sensitivities, weight_bytes
 from dlcomp.compress.search.stopwatch import Timing, networks_in_turn
 from dlcomp.compress.search.walk import Candidate, Walk
-from dlcomp.errors import CheckFailed
+from dlcomp.errors import CheckFailed, UsageError
 from dlcomp.model import Model
 from dlcomp.runtime.artifact import Artifact
 
-__all__ = ["Budget", "Found", "search"]
+__all__ = ["Budget", "Found", "search", "searches"]
 
 _GAINS = {"speed": "faster", "size": "smaller"}
 
@@ -70,6 +70,26 @@ class Found:
         from dlcomp.report.search import search_json
 
         return search_json(self)
+
+
+def searches(model: Model, passes: Sequence[Pass], budget: Budget, **samples: Any) -> list[Found]:
+    """One search for each of ``passes``, each on what the one before it made; losses are those of all so far.
+
+    Raises
+    ------
+    UsageError
+        A limit to time or bytes for several passes: none of them knows how much is for it.
+    """
+    if len(passes) > 1 and budget.limits_cost:
+        raise UsageError(
+            "a limit to time or bytes is for one pass",
+            hint="one pass after the other, each with its limit; limits to the loss hold for all together",
+        )
+    found: list[Found] = []
+    for pass_ in passes:
+        made = found[-1].model if found else model
+        found.append(search(made, pass_, budget, reference=model, **samples))
+    return found
 
 
 def search(

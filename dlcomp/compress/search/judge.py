@@ -40,7 +40,11 @@ class Score:
     error: float
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """In the types of JSON, which knows no infinity."""
+        return {
+            key: None if value is None or not np.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
 
     def deviation(self) -> float:
         """The standard error of the accuracy, of the agreement where there is none."""
@@ -137,7 +141,7 @@ def split(
         )
     cut: list[np.ndarray] | None = None
     if labels is not None:
-        sizes = [len(next(iter(feed.values()))) for feed in feeds]
+        sizes = [size_of(feed) for feed in feeds]
         # Samples that fill no batch are not run.
         if not sum(sizes) <= len(labels) < sum(sizes) + max(sizes):
             raise UsageError(
@@ -149,6 +153,11 @@ def split(
         ([feeds[i] for i in order[k::parts]], None if cut is None else [cut[i] for i in order[k::parts]])
         for k in range(parts)
     ]
+
+
+def size_of(feed: Feed) -> int:
+    """Samples of a batch; inputs that are no arrays of samples count as one."""
+    return max((len(array) for array in feed.values() if array.ndim), default=1)
 
 
 def _floats(outputs: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -23,7 +23,7 @@ from dlcomp.errors import UsageError
 # Shares of a layer's weights that go, of its MACs that stay, and of its channels that stay.
 _ZEROS = (0.3, 0.5, 0.7, 0.8, 0.9)
 _RANKS = (0.8, 0.65, 0.5, 0.35, 0.25)
-_WIDTHS = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
+_WIDTHS = (0.875, 0.75, 0.5, 0.25)
 
 
 @dataclass(frozen=True)

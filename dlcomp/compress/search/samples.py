@@ -12,7 +12,7 @@ import numpy as np
 from dlcomp.compress.data import Calibration, Feed
 from dlcomp.compress.memory import Memory
 from dlcomp.compress.search.budget import Budget
-from dlcomp.compress.search.judge import split
+from dlcomp.compress.search.judge import size_of, split
 from dlcomp.errors import UsageError
 from dlcomp.model import Model
 
@@ -35,7 +35,7 @@ class Samples:
     def few(self) -> Part:
         """Some of those to choose by."""
         feeds, labels = self.choose
-        count = max(1, _FEW // max(1, _size(feeds[0])))
+        count = max(1, _FEW // max(1, size_of(feeds[0])))
         return feeds[:count], None if labels is None else labels[:count]
 
 
@@ -61,19 +61,18 @@ def samples_of(model: Model, budget: Budget, calibration: Any, labels: Any, eval
     if evaluate is not None:
         choose, report = split(Calibration(evaluate, model.signature), known, 2)
         observe = Calibration(calibration if calibration is not None else choose[0], model.signature)
-        count = sum(_size(feed) for feed in observe)
+        count = sum(size_of(feed) for feed in observe)
     else:
         (feeds, _), choose, report = split(Calibration(calibration, model.signature), known, 3)
         observe = Calibration(feeds, model.signature)
-        count = sum(map(_size, feeds))
+        count = sum(map(size_of, feeds))
     observe.memory = Memory()
-    counts = {"observe": count, "choose": sum(map(_size, choose[0])), "report": sum(map(_size, report[0]))}
+    counts = {
+        "observe": count,
+        "choose": sum(map(size_of, choose[0])),
+        "report": sum(map(size_of, report[0])),
+    }
     return Samples(observe, choose, report, counts)
-
-
-def _size(feed: Mapping[str, np.ndarray]) -> int:
-    first = next(iter(feed.values()))
-    return len(first) if first.ndim else 1
 
 
 def _labels(labels: Any) -> np.ndarray:

@@ -90,13 +90,19 @@ class Walk:
         CheckFailed
             Nothing on the path reaches the cost, or what does loses too much.
         """
-        return self._cheap_enough() if self._budget.limits_cost else self._as_far_as_allowed()
+        if not self._budget.limits_cost:
+            return self._as_far_as_allowed()
+        if self._cost(self.at(0)):
+            return self._cheap_enough()
+        raise CheckFailed(
+            "the network as it is costs no more than that",
+            hint="a smaller limit to time or bytes, or only one to the loss, to go as far as that allows",
+        )
 
     def _as_far_as_allowed(self) -> Candidate:
-        low, high = 0, len(self._steps) + 1
-        if not self._lost(self.at(len(self._steps))):
-            return self.at(len(self._steps))
-        high = len(self._steps)
+        low, high = 0, len(self._steps)
+        if not self._lost(self.at(high)):
+            return self.at(high)
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self._lost(self.at(middle)) else (middle, high)
