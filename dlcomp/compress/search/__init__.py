@@ -108,7 +108,7 @@ def search(
     ----------
     calibration : mapping, path, iterable
         Inputs to observe the network on; without ``evaluate`` a third of them, the others to choose by and
-        to report on.
+        to report on. Without ``calibration`` those to choose by are observed, too.
     labels : array or path of one, optional
         (N,) the class of each sample of ``evaluate`` (or ``calibration``); or (N, classes), which are right.
     evaluate : as ``calibration``, optional
