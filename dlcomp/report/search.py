@@ -184,8 +184,8 @@ def save_search_plot(content: Mapping[str, Any], path: str | os.PathLike[str]) -
         ]
         if points:
             left.plot(*zip(*points, strict=True), "o", label=level)
-    left.set(title="each layer alone", ylabel="loss", yscale="symlog", xticks=range(len(names)))
-    left.yaxis.get_major_locator().set_params(linthresh=1e-5)
+    left.set(title="each layer alone", ylabel="loss", xticks=range(len(names)))
+    left.set_yscale("symlog", linthresh=1e-5)
     left.set_xticklabels([name[-24:] for name in names], rotation=90, fontsize=6)
     left.legend(fontsize=7)
     tried = sorted(content["curve"], key=lambda one: one["steps"])
