@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dlcomp.compress.equalize import Equalize
     from dlcomp.compress.lowrank import LowRank
     from dlcomp.compress.quantize import Quantize
+    from dlcomp.compress.search import Budget, search
     from dlcomp.compress.smooth import Smooth
     from dlcomp.compress.sparsify import Sparsify
     from dlcomp.errors import DlcompError
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Artifact",
+    "Budget",
     "DlcompError",
     "Equalize",
     "LowRank",
@@ -37,6 +39,7 @@ __all__ = [
     "__version__",
     "load",
     "open",
+    "search",
     "tune",
     "verify",
 ]
@@ -44,6 +47,7 @@ __all__ = [
 # Public names are imported on first use: TVM takes seconds to import, `dlcomp --help` must not.
 _HOME = {
     "Artifact": "dlcomp.runtime.artifact",
+    "Budget": "dlcomp.compress.search",
     "DlcompError": "dlcomp.errors",
     "Equalize": "dlcomp.compress.equalize",
     "LowRank": "dlcomp.compress.lowrank",
@@ -56,6 +60,7 @@ _HOME = {
     "Target": "dlcomp.target",
     "load": "dlcomp.frontend",
     "open": "dlcomp.runtime.artifact",
+    "search": "dlcomp.compress.search",
     # The package, which can be called.
     "tune": "dlcomp.tune",
     "verify": "dlcomp.runtime.verify",

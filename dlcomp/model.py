@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tvm import IRModule
 
     from dlcomp.compress import Pass
+    from dlcomp.compress.search import Budget
     from dlcomp.runtime.artifact import Artifact
     from dlcomp.target import Target
 
@@ -105,11 +106,19 @@ class Model:
         """The same model after ``step``."""
         return replace(self, module=module, history=(*self.history, step))
 
-    def compress(self, *passes: Pass, calibration: Any = None, cache: Any = None) -> Model:
+    def compress(
+        self,
+        *passes: Pass,
+        calibration: Any = None,
+        budget: Budget | None = None,
+        labels: Any = None,
+        evaluate: Any = None,
+        cache: Any = None,
+    ) -> Model:
         """A smaller model: the network after ``passes``; see :func:`dlcomp.compress.compress`."""
         from dlcomp.compress import compress
 
-        return compress(self, passes, calibration, cache)
+        return compress(self, passes, calibration, budget, labels, evaluate, cache)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network as ONNX, which any runtime reads.

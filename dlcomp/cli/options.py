@@ -88,6 +88,17 @@ def _dim(text: str) -> int | str:
     return text if text.isidentifier() else int(text)
 
 
+def share(text: str | None, option: str) -> float | None:
+    """``0.5%`` or ``0.005`` as a number."""
+    if text is None:
+        return None
+    try:
+        number = float(text.strip().removesuffix("%"))
+    except ValueError as err:
+        raise UsageError(f"{option} {text!r} is no share", hint="0.5% or 0.005") from err
+    return number / 100 if text.strip().endswith("%") else number
+
+
 def read_inputs(
     given: list[str] | None,
     signature: Signature,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from dlcomp.compress.data import Calibration
     from dlcomp.compress.network import Network
+    from dlcomp.compress.search import Budget
     from dlcomp.model import Model
 
 __all__ = ["Pass", "compress"]
@@ -35,13 +36,25 @@ class Pass(Protocol):
         ...
 
 
-def compress(model: Model, passes: Sequence[Pass], calibration: Any = None, cache: Any = None) -> Model:
+def compress(
+    model: Model,
+    passes: Sequence[Pass],
+    calibration: Any = None,
+    budget: Budget | None = None,
+    labels: Any = None,
+    evaluate: Any = None,
+    cache: Any = None,
+) -> Model:
     """``model`` after ``passes``, one after another.
 
     Parameters
     ----------
     calibration : mapping, path, iterable or None
         Inputs to observe the network on; see :mod:`dlcomp.compress.data`.
+    budget : Budget, optional
+        What all passes together may lose, or have to reach: each is then applied to the layers, and as
+        strongly, as :func:`dlcomp.compress.search.search` finds; ``labels`` and ``evaluate`` are explained
+        there.
     cache : path or None
         A file that keeps what ranges are chosen from, for the next time with the same network and data; see
         :mod:`dlcomp.compress.cache`.
@@ -57,6 +70,19 @@ def compress(model: Model, passes: Sequence[Pass], calibration: Any = None, cach
     from dlcomp.errors import UsageError
     from dlcomp.model import Step
 
+    if budget is not None:
+        if cache is not None:
+            raise UsageError(
+                "a search keeps what it observes by itself", hint="leave out the calibration cache"
+            )
+        from dlcomp.compress.search import searches
+
+        found = searches(model, passes, budget, calibration=calibration, labels=labels, evaluate=evaluate)
+        return found[-1].model if found else model
+    if labels is not None or evaluate is not None:
+        raise UsageError(
+            "labels and inputs to judge by are for a budget", hint="budget=dlcomp.Budget(max_drop=0.005)"
+        )
     kept = None if cache is None else Cache(Path(cache))
     data = None if calibration is None else Calibration(calibration, model.signature, kept)
     for pass_ in passes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dlcomp.compress.memory import Memory
 from dlcomp.errors import UsageError
 from dlcomp.model import Signature, TensorSpec
 
@@ -39,6 +40,11 @@ class Calibration:
     cache : Cache, optional
         Where what is observed on the samples is kept.
 
+    Attributes
+    ----------
+    memory : Memory or None
+        Where what was observed on these samples is kept for the next pass over the same network.
+
     Raises
     ------
     UsageError
@@ -48,6 +54,7 @@ class Calibration:
     def __init__(self, source: Any, signature: Signature, cache: Cache | None = None) -> None:
         self.signature = signature
         self.cache = cache
+        self.memory: Memory | None = None
         if isinstance(source, str | os.PathLike):
             path = Path(source)
             if path.is_dir():

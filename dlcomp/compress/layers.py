@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +96,23 @@ def _is_bias(array: np.ndarray | None, outputs: int) -> bool:
 def matches(node: onnx.NodeProto, keep: Sequence[str]) -> bool:
     """Whether one of the expressions ``keep`` is found in the node's name."""
     return any(re.search(pattern, node.name or node.output[0]) for pattern in keep)
+
+
+def exactly(names: Iterable[str]) -> tuple[str, ...]:
+    """Expressions for ``keep`` that are found in the layers ``names`` and no others."""
+    return tuple(f"^{re.escape(name)}$" for name in names)
+
+
+def check_names(given: Mapping[str, object] | None, known: Collection[str], where: str) -> None:
+    """Raise ``UsageError`` where ``given`` names something that is not ``known``."""
+    for name in given or ():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3) or sorted(known)[:5]
+            raise UsageError(
+                f"there is no layer {name!r} that it could change",
+                hint=f"there are {', '.join(near)}",
+                where=where,
+            )
 
 
 def weight_of(network: Network, layer: Layer) -> np.ndarray:

@@ -102,13 +102,18 @@ def observe(
     """
     cache = data.cache
     of = (network_digest(network, names, channels), data_digest(data)) if cache is not None else ("", "")
-    known = None if cache is None else cache.find(*of)
-    if known is not None:
-        return known
-    found = {name: Histogram(channels.get(name)) for name in names}
-    for values in runs(network, names, data):
-        for name, histogram in found.items():
+    cached = None if cache is None else cache.find(*of)
+    if cached is not None:
+        return cached
+    known = {} if data.memory is None else data.memory.of(network, "histograms")
+    missing = {
+        name: Histogram(channels.get(name)) for name in names if (name, channels.get(name)) not in known
+    }
+    for values in runs(network, missing, data) if missing else ():
+        for name, histogram in missing.items():
             histogram.add(values[name])
+    known.update({(name, channels.get(name)): histogram for name, histogram in missing.items()})
+    found = {name: known[name, channels.get(name)] for name in names}
     if cache is not None:
         cache.add(*of, found)
     return found

@@ -25,7 +25,8 @@ _YES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": 
 
 
 def parse(text: str) -> Pass:
-    """The pass that ``NAME`` or ``NAME:OPTION=VALUE,...`` describes; several values are split by ``|``.
+    """The pass that ``NAME`` or ``NAME:OPTION=VALUE,...`` describes; several values are split by ``|``,
+    and those for layers by name are ``LAYER@VALUE``.
 
     Raises
     ------
@@ -60,6 +61,10 @@ def _value(kind: Any, text: str, where: str) -> Any:
             return _YES[text.lower()]
         if kind is int:
             return int(text)
+        if "Mapping" in wanted:
+            number = int if "int" in wanted else float
+            pairs = (part.rpartition("@") for part in text.split("|"))
+            return {layer: number(share) for layer, _, share in pairs}
         if "float" in wanted:
             return float(text)
         if "tuple" in wanted:

@@ -135,7 +135,12 @@ def second_order(
                 f"a Hessian is of at most {_LARGEST} inputs, {layer.name} {list(shape)} has {inputs}",
                 hint="leave the layer out with keep, or use method=magnitude",
             )
-    for wave in _waves(network, layers):
+    memory = data.memory
+    known = {} if memory is None else memory.of(network, f"moments {positions}")
+    for layer in layers:
+        if _reads(network, layer) in known:
+            yield layer, known[_reads(network, layer)]
+    for wave in _waves(network, [layer for layer in layers if _reads(network, layer) not in known]):
         found = {key: Moments() for key in wave}
         names = {members[0].data for members in wave.values()}
         for number, values in enumerate(runs(network, names, data)):
@@ -145,6 +150,8 @@ def second_order(
                     found[key].add(chunk)
         for key, members in wave.items():
             moments = found.pop(key)
+            if memory is not None and memory.takes(moments.products.nbytes):
+                known[key] = moments
             for layer in members:
                 yield layer, moments
 

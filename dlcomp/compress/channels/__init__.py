@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from dlcomp.compress.channels.choose import CHOICES, Reader
 from dlcomp.compress.channels.shrink import keeps, shrink
 from dlcomp.compress.channels.trace import Linked, Trace, trace
 from dlcomp.compress.data import Calibration
-from dlcomp.compress.layers import check_expressions, layers_of, weight_of
+from dlcomp.compress.layers import check_expressions, check_names, layers_of, weight_of
 from dlcomp.compress.matrices import to_matrices
 from dlcomp.compress.network import Network
 from dlcomp.compress.reconstruct import Fit, reconstruct
@@ -33,6 +33,9 @@ class PruneChannels:
     ----------
     macs : float
         The share of the network's multiply-accumulates that is to be left, above 0 to 1.
+    widths : mapping of str to int, or None
+        How many channels stay of those that the named layers make (``a + b`` for channels that are made by
+        both), in place of ``macs``; others keep theirs.
     method : str
         ``magnitude`` (of the filters), ``lasso`` or ``obs`` (what the readers of a channel lose).
     multiple : int
@@ -53,6 +56,7 @@ class PruneChannels:
     """
 
     macs: float = 0.7
+    widths: Mapping[str, int] | None = None
     method: str = "obs"
     multiple: int = 8
     repair: bool = True
@@ -79,7 +83,10 @@ class PruneChannels:
         """Shrink ``network``; the account of the widths, of the MACs and of the bytes."""
         traced = trace(network)
         cells = cells_of(traced, self.keep)
-        if not any(len(cell.roots) > self.multiple for cell in cells):
+        if self.widths is not None:
+            check_names(self.widths, {cell.name for cell in cells}, "channels")
+            cells = [cell for cell in cells if cell.name in self.widths]
+        if self.widths is None and not any(len(cell.roots) > self.multiple for cell in cells):
             raise ModelError(
                 f"it has no {self.multiple + 1} channels that only layers inside it see", where="channels"
             )
@@ -87,7 +94,10 @@ class PruneChannels:
         orders, curves = self._orders(traced, cells, data)
         costs, rest = costs_of(traced, cells)
         sizes = [len(cell.roots) for cell in cells]
-        widths = widths_for(cells, curves, costs, rest, self.macs, self.multiple)
+        if self.widths is None:
+            widths = widths_for(cells, curves, costs, rest, self.macs, self.multiple)
+        else:
+            widths = _given(self.widths, cells)
         gone = {
             int(root)
             for cell, order, width in zip(cells, orders, widths, strict=True)
@@ -140,6 +150,17 @@ class PruneChannels:
                     if any(len(own) for own in columns):
                         found[place].append(Reader(matrix, hessian, columns))
         return found
+
+
+def _given(widths: Mapping[str, int], cells: Sequence[Cell]) -> list[int]:
+    """The width of each cell."""
+    for cell in cells:
+        most = len(cell.roots)
+        if not 1 <= widths[cell.name] <= most:
+            raise UsageError(
+                f"{cell.name} can have 1 to {most} channels, not {widths[cell.name]}", where="channels"
+            )
+    return [widths[cell.name] for cell in cells]
 
 
 def _norms(traced: Trace, cell: Cell) -> np.ndarray:

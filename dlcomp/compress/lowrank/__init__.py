@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dlcomp.compress.data import Calibration
-from dlcomp.compress.layers import check_expressions, layers_of, matches
+from dlcomp.compress.layers import check_expressions, check_names, layers_of, matches
 from dlcomp.compress.lowrank.choose import Candidate, all_ranks, allocate, by_energy, by_noise
 from dlcomp.compress.lowrank.moments import moments_of
 from dlcomp.compress.lowrank.subject import Subject, recurrent_layers, subject_of
@@ -47,6 +47,8 @@ class LowRank:
         EVBMF keeps little of networks that are not trained again: the share of the other ranks to keep too.
     target : float
         The share of ``of`` (``macs`` or ``parameters`` of the layers that may be factored) to keep.
+    targets : mapping of str to float, or None
+        The share of ``of`` to keep of each layer by name, in place of ``rule``; others stay as they are.
     data : bool
         Whether inputs are observed; without them errors are those of the weights.
     keep : tuple of str
@@ -64,6 +66,7 @@ class LowRank:
     slack: float = 0.0
     target: float = 0.5
     of: str = "macs"
+    targets: Mapping[str, float] | None = None
     data: bool = True
     keep: tuple[str, ...] = ()
     name: str = "lowrank"
@@ -75,6 +78,9 @@ class LowRank:
         for option in ("energy", "target"):
             if not 0 < getattr(self, option) <= 1:
                 raise UsageError(f"{option} is a share above 0 to 1, not {getattr(self, option)}")
+        for layer, share in (self.targets or {}).items():
+            if not 0 < share <= 1:
+                raise UsageError(f"the target of {layer} is a share above 0 to 1, not {share}")
         if not 0 <= self.slack < 1:
             raise UsageError(f"slack is a share from 0 to below 1, not {self.slack}")
         if self.method == "whitened" and not self.data:
@@ -90,6 +96,9 @@ class LowRank:
         subjects = self._subjects(network, data if self.data else None)
         if not subjects:
             raise ModelError("it has no layer with a stored weight to factor", where="lowrank")
+        if self.targets is not None:
+            check_names(self.targets, {subject.title for subject in subjects}, "lowrank")
+            subjects = [subject for subject in subjects if subject.title in self.targets]
         chosen = self._chosen(subjects)
         account: dict[str, Any] = {}
         for subject, candidate in zip(subjects, chosen, strict=True):
@@ -118,6 +127,11 @@ class LowRank:
         return [subject for subject in found if subject is not None]
 
     def _chosen(self, subjects: Sequence[Subject]) -> list[Candidate | None]:
+        if self.targets is not None:
+            return [
+                allocate([s], [all_ranks(s, self.method)], self.targets[s.title], self.of)[0]
+                for s in subjects
+            ]
         if self.rule == "target":
             return allocate(subjects, [all_ranks(s, self.method) for s in subjects], self.target, self.of)
         found: list[Candidate | None] = []

@@ -93,15 +93,20 @@ def moments_of(network: Network, layers: Iterable[Layer], data: Calibration) -> 
     """
     found: dict[str, Moments] = {}
     chosen = []
+    memory = data.memory
+    known = {} if memory is None else memory.of(network, "covariances")
     for layer in layers:
+        if layer.output in known:
+            found[layer.output] = known[layer.output]
+            continue
         matrix = as_matrix(layer, network.weights[layer.node.input[layer.weight]])
         if matrix is not None and matrix.shape[1] <= MOST_INPUTS:
             size = matrix.shape[1]
             found[layer.node.output[0]] = Moments(0, np.zeros(size), np.zeros((size, size)))
             chosen.append(layer)
     if not chosen:
-        return {}
-    waiting: dict[str, list[np.ndarray]] = {name: [] for name in found}
+        return found
+    waiting: dict[str, list[np.ndarray]] = {layer.output: [] for layer in chosen}
     for values in runs(network, {layer.data for layer in chosen}, data):
         for layer in chosen:
             held = waiting[layer.node.output[0]]
@@ -112,6 +117,8 @@ def moments_of(network: Network, layers: Iterable[Layer], data: Calibration) -> 
     for name, held in waiting.items():
         if held:
             found[name].add(np.concatenate(held))
+        if memory is not None and memory.takes(found[name].products.nbytes):
+            known[name] = found[name]
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import version_converter
 
 from dlcomp.compress.data import Calibration
-from dlcomp.compress.layers import Layer, check_expressions, weight_of
+from dlcomp.compress.layers import Layer, check_expressions, matches, weight_of
 from dlcomp.compress.matrices import from_matrices, has_matrices, to_matrices
 from dlcomp.compress.network import Network
 from dlcomp.compress.observe import Histogram, observe
@@ -67,6 +67,8 @@ class Quantize:
         Of AdaRound's search.
     keep : tuple of str
         Regular expressions: layers whose name one is found in stay in float.
+    wide : tuple of str
+        Regular expressions: what layers read whose name one is found in has 16 bits.
     scales : str
         ``any``, or ``power_of_two`` for processors that rescale by shifts, such as VTA: activations then are
         int8 without a zero point, whatever else is asked for.
@@ -90,6 +92,7 @@ class Quantize:
     damping: float = 0.01
     steps: int = 500
     keep: tuple[str, ...] = ()
+    wide: tuple[str, ...] = ()
     scales: str = "any"
     name: str = "quantize"
 
@@ -107,7 +110,9 @@ class Quantize:
         if not 2 <= self.bits <= 8:
             raise UsageError(f"weights can have 2 to 8 bits, not {self.bits}")
         self._rounding()
-        check_expressions(self.keep)
+        check_expressions((*self.keep, *self.wide))
+        if self.wide and self.scales == "power_of_two":
+            raise UsageError("scales=power_of_two are those of 8 bits, wide has 16", hint="leave out one")
 
     def _rounding(self) -> Rounding:
         return Rounding(self.rounding, self.act_order, self.damping, self.steps)
@@ -118,7 +123,7 @@ class Quantize:
 
     def rewrite(self, network: Network, data: Calibration | None) -> dict[str, Any]:
         """Put quantize and dequantize nodes into ``network``; the account of what became integers."""
-        _raise_opset(network, 21 if "16" in self.activations else 13)
+        _raise_opset(network, 21 if "16" in self.activations or self.wide else 13)
         chosen = plan(network, self.keep)
         if not chosen.layers:
             raise ModelError("it has no layer with a stored weight to quantize", where="quantize")
@@ -144,15 +149,17 @@ class Quantize:
 
     def _grids(self, chosen: Plan, seen: Mapping[str, Histogram]) -> dict[str, Grid]:
         """Values that share a scale get the range of all of them."""
-        levels = _ACTIVATIONS[self.activations]
+        wide = {layer.data for layer in chosen.layers if matches(layer.node, self.wide)}
         grids: dict[str, Grid] = {}
         for share in chosen.shares:
+            kind = self.activations if wide.isdisjoint(share) else _wider(self.activations)
+            levels = _ACTIVATIONS[kind]
             ranges = [range_of(seen[name], self.method, levels, self.symmetric) for name in share]
             low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
             if self.scales == "power_of_two":
                 grid = power_of_two.grid_of_activation([seen[name] for name in share], max(-low, high))
             else:
-                grid = grid_of_range(low, high, self.activations, self.symmetric)
+                grid = grid_of_range(low, high, kind, self.symmetric)
             grids |= dict.fromkeys(share, grid)
         return dict(sorted(grids.items()))
 
@@ -219,6 +226,11 @@ class Quantize:
             return Grid(power_of_two.rounded_up(grid.scale), grid.zero, axis)
         grid = grid_of_weight(weight, self.bits, axis, self.weight_search)
         return _without_overflow(network, layer, data, grid)
+
+
+def _wider(activations: str) -> str:
+    """The type of 16 bits with the sign of ``activations``."""
+    return "uint16" if activations.startswith("u") else "int16"
 
 
 def _with_bias(network: Network, layer: Layer, bias: np.ndarray) -> Layer:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dlcomp.compress.data import Calibration
-from dlcomp.compress.layers import Layer, check_expressions, layers_of, matches, weight_of
+from dlcomp.compress.layers import Layer, check_expressions, check_names, layers_of, matches, weight_of
 from dlcomp.compress.matrices import from_matrices, has_matrices, to_matrices
 from dlcomp.compress.network import Network
 from dlcomp.compress.reconstruct import bias_of, fits_of, reconstruct, set_bias
@@ -20,7 +20,7 @@ from dlcomp.compress.sparsify.methods import METHODS, scores
 from dlcomp.compress.sparsify.patterns import Pattern
 from dlcomp.errors import ModelError, UsageError
 
-__all__ = ["Sparsify"]
+__all__ = ["Sparsify", "candidates"]
 
 _SCOPES = ("layer", "erk", "global")
 
@@ -36,6 +36,8 @@ class Sparsify:
     target : float or None
         The share of weights, or of blocks, that go, 0 to 1; None is what an N:M pattern says, and half of any
         other.
+    targets : mapping of str to float, or None
+        The share for each layer by name, in place of ``target`` and ``scope``; others stay dense.
     scope : str
         ``layer``: the target in each; ``erk``: small layers lose less; ``global``: one threshold for all.
     pattern : str
@@ -61,6 +63,7 @@ class Sparsify:
 
     method: str = "obs"
     target: float | None = None
+    targets: Mapping[str, float] | None = None
     scope: str = "layer"
     pattern: str = "unstructured"
     correct_bias: bool = True
@@ -76,6 +79,9 @@ class Sparsify:
             raise UsageError(f"there is no scope {self.scope!r}", hint=", ".join(_SCOPES))
         if self.target is not None and not 0 <= self.target <= 1:
             raise UsageError(f"the target is a share from 0 to 1, not {self.target}")
+        for layer, share in (self.targets or {}).items():
+            if not 0 <= share <= 1:
+                raise UsageError(f"the target of {layer} is a share from 0 to 1, not {share}")
         if not 0 < self.damping <= 1:
             raise UsageError(f"the damping is above 0 and at most 1, not {self.damping}")
         fixed = Pattern.parse(self.pattern).fixed
@@ -89,6 +95,11 @@ class Sparsify:
         check_expressions(self.keep)
 
     @property
+    def fixed(self) -> float | None:
+        """The share that the pattern makes zero whatever the target; None of one that does not say."""
+        return Pattern.parse(self.pattern).fixed
+
+    @property
     def needs_data(self) -> bool:
         return self.method != "magnitude" or self.rebuild
 
@@ -100,6 +111,10 @@ class Sparsify:
         """
         pattern = Pattern.parse(self.pattern)
         layers, dense = _chosen(network, pattern, self.keep)
+        if self.targets is not None:
+            check_names(self.targets, {layer.name for layer in layers}, "sparsify")
+            dense |= {layer.name: "no target" for layer in layers if layer.name not in self.targets}
+            layers = [layer for layer in layers if layer.name in self.targets]
         shares = self._shares(network, layers, pattern, data)
         before = network.copy()
         zeros = total = 0
@@ -147,6 +162,8 @@ class Sparsify:
         self, network: Network, layers: Sequence[Layer], pattern: Pattern, data: Calibration | None
     ) -> dict[str, float]:
         """The sparsity of each layer, by name."""
+        if self.targets is not None:
+            return {layer.output: self.targets[layer.name] for layer in layers}
         target = 0.5 if self.target is None else self.target
         weights = {layer.output: weight_of(network, layer) for layer in layers}
         if self.scope == "layer":
@@ -181,6 +198,11 @@ class Sparsify:
         wrong = sum(error_of(a - b, h) for a, b, h in zip(after, before, hessians, strict=True))
         energy = sum(error_of(b, h) for b, h in zip(before, hessians, strict=True))
         return wrong / energy if energy else 0.0
+
+
+def candidates(network: Network, pass_: Sparsify) -> list[Layer]:
+    """The layers that ``pass_`` could make sparse."""
+    return _chosen(network, Pattern.parse(pass_.pattern), pass_.keep)[0]
 
 
 def _chosen(network: Network, pattern: Pattern, keep: Sequence[str]) -> tuple[list[Layer], dict[str, str]]:
