@@ -13,8 +13,8 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import residual, samples, small, small_artifact
 from onnx import numpy_helper
+from vta_models import residual, samples, small, small_artifact
 
 import dlcomp
 from dlcomp.codegen.vta import compile_network

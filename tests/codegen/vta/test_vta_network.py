@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from networks import network, quantized, residual, samples, small
+from vta_models import network, quantized, residual, samples, small
 
 import dlcomp
 from dlcomp.codegen.vta import compile_network
