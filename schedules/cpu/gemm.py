@@ -171,8 +171,8 @@ class PackedGemm(Template):
 class DirectBatchMatmul(Template):
     """(batch..., m, k) by (batch..., k, n), the right operand read in place.
 
-    Knobs: ``rows`` and ``width`` of the register tile. The columns after the last full tile get
-    a narrower one.
+    Knobs: ``rows`` and ``width`` of the register tile. The last tile of columns is moved back to be a full
+    one, as that of rows is: a narrower one would cut its columns into several small vectors for every row.
     """
 
     name: ClassVar[str] = "matmul.direct"
@@ -190,7 +190,7 @@ class DirectBatchMatmul(Template):
     def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
         assert isinstance(workload, BatchMatmul)
         rows, width = knobs["rows"], knobs["width"]
-        blocks, tail = divmod(workload.n, width)
+        blocks = -(-workload.n // width)
         # Rows of the right operand lie n elements apart, each in lines of its own.
         right = workload.k * workload.n * 4
         distant = 64 * -(-width // 16) / bytes_a_cycle(right, target)
@@ -200,10 +200,7 @@ class DirectBatchMatmul(Template):
 
         distant += colliding(workload.k, rows)
 
-        def step(columns: int) -> float:
-            return max(tile_cycles(rows, columns, target), distant) if columns else 0.0
-
-        per_step = blocks * step(width) + step(tail)
+        per_step = blocks * max(tile_cycles(rows, width, target), distant)
         return workload.batch * -(-workload.m // rows) * per_step * workload.k
 
     def compute(self, workload: Workload, knobs: Knobs, *operands: Any) -> Any:
@@ -226,8 +223,7 @@ class DirectBatchMatmul(Template):
         rows, width, lanes = knobs["rows"], knobs["width"], lanes_of(target)
         zero = tirx.const(0, "float32")
         left, right = anchor.inputs
-        blocks, tail = divmod(workload.n, width)
-        tiles = -(-workload.m // rows)
+        blocks, tiles = -(-workload.n // width), -(-workload.m // rows)
         batch_shape = [int(d) for d in anchor.output.shape[:-2]]
 
         def task(index: Expr) -> Stmt:
@@ -235,8 +231,9 @@ class DirectBatchMatmul(Template):
             first = tirx.min(index % tiles * rows, const(workload.m - rows))
             a_batch, b_batch = aligned(batch, left.shape[:-2]), aligned(batch, right.shape[:-2])
 
-            def tile(column: Expr, columns: int) -> Stmt:
-                acc = Accumulators(rows, columns)
+            def tile(block: Expr) -> Stmt:
+                column = tirx.min(block * width, const(workload.n - width))
+                acc = Accumulators(rows, width)
 
                 def step(k: Expr) -> Stmt:
                     return multiply_accumulate(
@@ -247,20 +244,10 @@ class DirectBatchMatmul(Template):
                         lambda r: tirx.BufferLoad(left, [*a_batch, first + r, k]),
                     )
 
-                stores = write_rows(
-                    anchor,
-                    acc,
-                    columns,
-                    lanes,
-                    lambda r: [*batch, first + r],
-                    column,
-                )
+                stores = write_rows(anchor, acc, width, lanes, lambda r: [*batch, first + r], column)
                 return seq([acc.alloc(), acc.clear(lanes, zero), loop("k", workload.k, step), stores])
 
-            statements = [loop("block", blocks, lambda b: tile(b * width, width))] if blocks else []
-            if tail:
-                statements.append(tile(const(blocks * width), tail))
-            return seq(statements)
+            return loop("block", blocks, tile)
 
         kind = parallel_kind(workload.flops, target)
         return anchor.schedule_of(loop("task", workload.batch * tiles, task, kind))

@@ -56,12 +56,12 @@ class PruneChannels:
     """
 
     macs: float = 0.7
-    widths: Mapping[str, int] | None = None
     method: str = "obs"
     multiple: int = 8
     repair: bool = True
     damping: float = 0.01
     keep: tuple[str, ...] = ()
+    widths: Mapping[str, int] | None = None
     name: str = "channels"
 
     def __post_init__(self) -> None:

@@ -66,9 +66,9 @@ class LowRank:
     slack: float = 0.0
     target: float = 0.5
     of: str = "macs"
-    targets: Mapping[str, float] | None = None
     data: bool = True
     keep: tuple[str, ...] = ()
+    targets: Mapping[str, float] | None = None
     name: str = "lowrank"
 
     def __post_init__(self) -> None:

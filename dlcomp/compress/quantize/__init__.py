@@ -86,14 +86,14 @@ class Quantize:
     method: str = "mse"
     weight_search: bool = False
     correct_bias: bool = True
+    keep: tuple[str, ...] = ()
+    scales: str = "any"
     rounding: str = "nearest"
     sequential: bool = False
     act_order: bool = True
     damping: float = 0.01
     steps: int = 500
-    keep: tuple[str, ...] = ()
     wide: tuple[str, ...] = ()
-    scales: str = "any"
     name: str = "quantize"
 
     def __post_init__(self) -> None:

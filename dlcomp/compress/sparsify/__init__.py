@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,13 +63,13 @@ class Sparsify:
 
     method: str = "obs"
     target: float | None = None
-    targets: Mapping[str, float] | None = None
     scope: str = "layer"
     pattern: str = "unstructured"
     correct_bias: bool = True
     rebuild: bool = False
     damping: float = 0.01
     keep: tuple[str, ...] = ()
+    targets: Mapping[str, float] | None = None
     name: str = "sparsify"
 
     def __post_init__(self) -> None:
