@@ -264,6 +264,20 @@ def bytes_a_cycle(resident: int, target: Target) -> float:
     return 12.0 if resident <= target.l3_bytes // 2 else 6.0
 
 
+def runs(
+    pieces: list[tuple[int, int]], special: Callable[[int, int], bool]
+) -> list[tuple[int, int, int, bool]]:
+    """Equal pieces behind each other that are not special as one: (start, size, how many, special)."""
+    found: list[tuple[int, int, int, bool]] = []
+    for start, size in pieces:
+        apart = special(start, size)
+        if found and not apart and found[-1][1] == size and not found[-1][3]:
+            found[-1] = (*found[-1][:2], found[-1][2] + 1, False)
+        else:
+            found.append((start, size, 1, apart))
+    return found
+
+
 def call_rows(
     pieces: list[tuple[int, int]], special: Callable[[int, int], bool], tile: Callable[[Any, int, Any], Stmt]
 ) -> Stmt:
@@ -271,19 +285,10 @@ def call_rows(
 
     ``fixed`` is the start as a number where it is known while writing the code, else None.
     """
-    statements: list[Stmt] = []
-    index = 0
-    while index < len(pieces):
-        start, size = pieces[index]
-        if special(start, size):
-            statements.append(tile(const(start), size, start))
-            index += 1
-            continue
-        last = index
-        while last + 1 < len(pieces) and pieces[last + 1][1] == size and not special(*pieces[last + 1]):
-            last += 1
-        statements.append(
-            loop("t", last - index + 1, lambda t, start=start, size=size: tile(t * size + start, size, None))
-        )
-        index = last + 1
-    return seq(statements)
+
+    def run(start: int, size: int, count: int, apart: bool) -> Stmt:
+        if apart:
+            return tile(const(start), size, start)
+        return loop("t", count, lambda t: tile(t * size + start, size, None))
+
+    return seq([run(*found) for found in runs(pieces, special)])

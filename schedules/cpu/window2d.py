@@ -27,9 +27,9 @@ from dlcomp.schedules.cpu.emit import (
 from dlcomp.schedules.cpu.tile import (
     Accumulators,
     bytes_a_cycle,
-    call_rows,
     lanes_of,
     pieces,
+    runs,
     split_evenly,
     write_rows,
 )
@@ -67,17 +67,20 @@ class DirectWindow2d(Template):
         assert isinstance(workload, Window2d)
         wl, width = workload, knobs["width"]
         full, tail = divmod(wl.c, width)
+        far = 4 * wl.h * wl.w * wl.c > target.l2_bytes
 
         def tile(rows: int, channels: int) -> float:
             vectors = len(pieces(channels, lanes_of(target)))
-            # LLVM keeps the pixels that neighbouring outputs share in registers; if there are too few,
-            # it spills accumulators instead.
+            # LLVM keeps the pixels that neighbouring outputs share in registers; what there is no room
+            # for is stored and loaded again in every row of the window.
             pixels = (rows - 1) * wl.sw + (wl.kw - 1) * wl.dw + 1
             shared = pixels if pixels < rows * wl.kw else 0
-            spilled = rows + shared + 2 > target.vector_registers // vectors
+            spilled = max(0, (rows + shared + 1) * vectors + 2 - target.vector_registers)
             loads = wl.kh * vectors * (min(pixels, rows * wl.kw) + (wl.kw if wl.kind == "depthwise" else 0))
             work = rows * vectors * wl.kh * wl.kw
-            return (2.5 if spilled else 1.0) * max(work, loads, 4 * wl.kh * wl.kw) + 12 + 2 * rows * vectors
+            # Every pixel of a tile is a stream of its own, too many for the prefetcher beyond L2.
+            streams = wl.kh * pixels / 4 if far and knobs["pixels_outer"] else 0
+            return max(work, loads, 2 * wl.kh * wl.kw) + spilled * wl.kh + streams + 4 + rows * vectors
 
         row = sum(
             full * tile(size, width) + (tile(size, tail) if tail else 0)
@@ -87,11 +90,11 @@ class DirectWindow2d(Template):
         if knobs["pixels_outer"]:
             weights = wl.kh * wl.kw * wl.c * 4 if wl.kind == "depthwise" else 0
             tiles = -(-wl.ow // knobs["rows"])
-            # Beside the pixels a quarter of L1 is left for the weights.
-            again = tiles * weights / bytes_a_cycle(4 * weights, target)
+            # Beside the pixels a quarter of L1 is left for the weights; most of the wait is hidden.
+            again = tiles * weights / bytes_a_cycle(4 * weights, target) / 4
         else:
             # Pixels of one column lie apart; what comes from beyond L2 then comes without prefetching.
-            again = 4 * wl.w * wl.c / 16 if 4 * wl.h * wl.w * wl.c > target.l2_bytes else 0.0
+            again = wl.w * wl.c / 16 if far else 0.0
         return lines * (row + again)
 
     def pack(self, workload: Workload, knobs: Knobs, weight: np.ndarray) -> np.ndarray:
@@ -121,34 +124,83 @@ class DirectWindow2d(Template):
         assert isinstance(workload, Window2d)
         wl = workload
 
-        def task(line: Expr) -> Stmt:
-            return _line(anchor, wl, knobs, lanes_of(target), line)
-
+        lanes = lanes_of(target)
+        blocks, tail = divmod(wl.c, knobs["width"])
         kind = parallel_kind(4 * wl.flops, target)
-        return anchor.schedule_of(loop("line", wl.n * wl.oh, task, kind))
+        # Two loops in each other are written as one where they can: LLVM copies the body of loops of ten
+        # turns and fewer, and two such loops make more code than the instruction cache holds.
+        if knobs["pixels_outer"] or tail or not blocks:
+            lines = loop("line", wl.n * wl.oh, lambda line: _line(anchor, wl, knobs, lanes, line), kind)
+            return anchor.schedule_of(lines)
+
+        def task(i: Expr) -> Stmt:
+            return _pixels(anchor, wl, knobs, lanes, i // blocks, i % blocks * knobs["width"], knobs["width"])
+
+        return anchor.schedule_of(loop("i", wl.n * wl.oh * blocks, task, kind))
 
 
 def _line(anchor: Anchor, wl: Window2d, knobs: Knobs, lanes: int, line: Expr) -> Stmt:
-    """One row of output pixels."""
+    """One row of output pixels, all channels."""
     width = knobs["width"]
     full, tail = divmod(wl.c, width)
 
+    def channels(each: Callable[[Expr, int], Stmt]) -> Stmt:
+        statements = [loop("block", full, lambda b: each(b * width, width))] if full else []
+        return seq([*statements, each(const(full * width), tail)] if tail else statements)
+
+    if not knobs["pixels_outer"]:
+        return channels(lambda first, size: _pixels(anchor, wl, knobs, lanes, line, first, size))
+
+    def run(run: _Run) -> Stmt:
+        if tail:
+            return loop(
+                "t",
+                run.count,
+                lambda t: channels(
+                    lambda first, size: _tile(anchor, wl, run.at(line, t), first, size, lanes)
+                ),
+            )
+        return loop(
+            "i",
+            run.count * full,
+            lambda i: _tile(anchor, wl, run.at(line, i // full), i % full * width, width, lanes),
+        )
+
+    return seq([run(found) for found in _runs(wl, knobs)])
+
+
+def _pixels(
+    anchor: Anchor, wl: Window2d, knobs: Knobs, lanes: int, line: Expr, channel: Expr, width: int
+) -> Stmt:
+    """``width`` channels from ``channel`` of one row of output pixels."""
+
+    def run(run: _Run) -> Stmt:
+        return loop("t", run.count, lambda t: _tile(anchor, wl, run.at(line, t), channel, width, lanes))
+
+    return seq([run(found) for found in _runs(wl, knobs)])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """``count`` tiles of ``size`` pixels from ``first``; ``apart``: one that reads beyond the image."""
+
+    first: int
+    size: int
+    count: int
+    apart: bool
+
+    def at(self, line: Expr, t: Expr) -> _Pixels:
+        fixed = self.first if self.apart else None
+        return _Pixels(line, t * self.size + self.first, self.size, fixed)
+
+
+def _runs(wl: Window2d, knobs: Knobs) -> list[_Run]:
     def special(start: int, size: int) -> bool:
         """Whether a column of the kernel lies outside the image."""
         last = (start + size - 1) * wl.sw + (wl.kw - 1) * wl.dw - wl.left
         return start * wl.sw < wl.left or last >= wl.w
 
-    def pixels(tile: Callable[[_Pixels], Stmt]) -> Stmt:
-        pieces = split_evenly(wl.ow, knobs["rows"])
-        return call_rows(pieces, special, lambda start, size, fixed: tile(_Pixels(line, start, size, fixed)))
-
-    def channels(tile: Callable[[Expr, int], Stmt]) -> Stmt:
-        statements = [loop("block", full, lambda b: tile(b * width, width))] if full else []
-        return seq([*statements, tile(const(full * width), tail)] if tail else statements)
-
-    if knobs["pixels_outer"]:
-        return pixels(lambda at: channels(lambda first, size: _tile(anchor, wl, at, first, size, lanes)))
-    return channels(lambda first, size: pixels(lambda at: _tile(anchor, wl, at, first, size, lanes)))
+    return [_Run(*found) for found in runs(split_evenly(wl.ow, knobs["rows"]), special)]
 
 
 @dataclass(frozen=True)
