@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from dlcomp.vta import isa
 from dlcomp.vta.config import VtaConfig
 from dlcomp.vta.program import Program
-from dlcomp.vta.schedule import STAGES, order, pops, pushes, stage_of
+from dlcomp.vta.schedule import STAGES, order, pops, pushes, runs, stage_of
 from dlcomp.vta.timing import Timing
 
 _FETCH = 3
@@ -101,6 +101,7 @@ class _Simulation:
         self.spans: list[Span] = []
         self.stalls: dict[str, dict[str, int]] = {name: {} for name in STAGES}
         self.fetched = 0
+        self.ends = deque(run.stop for run in runs(instructions))
         self.waiting: deque[int] = deque()
         self.arrived = False
         self._serial = 0
@@ -220,11 +221,16 @@ class _Simulation:
         self.spans.append(Span(stage.running, number, stage.start, now))
         for queue in pushes(self.code[stage.running], number):
             self.tokens[queue] += 1
+        finished = isinstance(self.code[stage.running], isa.Finish)
         stage.running, stage.idle_since, stage.reason = -1, now, "fetch"
+        if finished:
+            self.ends.popleft()
+            self._fetch(now)
 
     def _fetch(self, now: int) -> None:
-        last = min(len(self.code), self.fetched + self.timing.fetch_chunk)
-        if last == self.fetched:
+        # The host starts the next run after the FINISH of this one.
+        last = min(self.ends[0] if self.ends else 0, self.fetched + self.timing.fetch_chunk)
+        if last <= self.fetched:
             return
         self.waiting.extend(range(self.fetched, last))
         beats = -(-(last - self.fetched) * 16 // self.bus_bytes)

@@ -1,5 +1,8 @@
 """A program: binary instructions, the DRAM that they address, and what configuration they were made for.
 
+A long stream is several runs: each ends with FINISH, the host starts the next one when the one before has
+ended, and DRAM and scratchpads keep what they hold.
+
 On disk: a magic, a SHA-256 of the rest, a JSON header with its length, and the raw bytes of instructions and
 DRAM images. Nothing in it is executed when it is read.
 """
@@ -23,6 +26,8 @@ from dlcomp.vta.config import ISA_VERSION, VtaConfig
 
 _MAGIC = b"DLCVTA01"
 _PAGE = 4096
+# Instructions of one run: what the 32 MiB holds that the runtime of the original gives to them.
+RUN_INSTRUCTIONS = (1 << 25) // 16
 _KINDS = ("input", "output", "constant", "uop", "scratch")
 
 
@@ -66,7 +71,13 @@ class Program:
     def of(config: VtaConfig, instructions: Iterable[isa.Instruction], buffers: Iterable[Buffer]) -> Program:
         """Encode ``instructions`` for ``config``; UsageError names the instruction that does not fit."""
         rows = []
+        begin = 0
         for index, instruction in enumerate(instructions):
+            if index - begin >= RUN_INSTRUCTIONS:
+                message = f"a run of more than {RUN_INSTRUCTIONS} instructions (32 MiB)"
+                raise UsageError(message, hint="end it with FINISH before", where=f"instruction {index}")
+            if isinstance(instruction, isa.Finish):
+                begin = index + 1
             try:
                 rows.append(isa.encode(instruction, config))
             except UsageError as err:
@@ -149,7 +160,8 @@ class Program:
                 raise UsageError(f"misplaced at {buffer.address}, {buffer.size} bytes", where=buffer.name)
             last = buffer.end
         if last > 1 << 32:
-            raise UsageError(f"the buffers end at {last}, beyond 32-bit addresses")
+            message = f"the buffers of one program end at {last}, beyond 32-bit addresses"
+            raise UsageError(message, hint="compile for fewer images at a time, or smaller ones")
         return self
 
 

@@ -2,7 +2,8 @@
 
 Load, compute and store take their instructions in order from a queue each. An instruction waits for the
 tokens that it pops and hands out those that it pushes when it ends. Tokens carry a vector clock here: for
-every instruction, how many of each stage's instructions surely ended before it began.
+every instruction, how many of each stage's instructions surely ended before it began. FINISH ends a run: all
+stages have ended, and the next run begins.
 """
 
 from __future__ import annotations
@@ -70,10 +71,15 @@ def check_routes(instructions: Sequence[isa.Instruction]) -> list[int]:
             if not 0 <= min(queue) <= max(queue) <= 2:
                 raise ProgramFault("illegal", f"the {STAGES[stage]} stage has no such neighbour", index)
         stages.append(stage)
-    finishes = [i for i, one in enumerate(instructions) if isinstance(one, isa.Finish)]
-    if finishes != [len(instructions) - 1]:
-        raise ProgramFault("illegal", f"FINISH must be the last instruction and only that (at {finishes})")
+    if not instructions or not isinstance(instructions[-1], isa.Finish):
+        raise ProgramFault("illegal", "FINISH must be the last instruction", len(instructions) - 1)
     return stages
+
+
+def runs(instructions: Sequence[isa.Instruction]) -> list[range]:
+    """The instructions of each run: to the next FINISH, with it."""
+    ends = [index + 1 for index, one in enumerate(instructions) if isinstance(one, isa.Finish)]
+    return [range(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
 
 
 def order(instructions: Sequence[isa.Instruction]) -> list[Step]:
@@ -85,9 +91,23 @@ def order(instructions: Sequence[isa.Instruction]) -> list[Step]:
         ``deadlock`` with who waits for whom, ``tokens`` for one left over or too many in a queue.
     """
     stages = check_routes(instructions)
-    queues = [deque(i for i, s in enumerate(stages) if s == stage) for stage in range(3)]
+    steps: list[Step] = []
+    before: Clock = (0, 0, 0)
+    for run in runs(instructions):
+        mine = _order_of_run(instructions, stages, run, before)
+        steps += mine
+        done = [sum(step.stage == stage for step in mine) for stage in range(3)]
+        before = (before[0] + done[0], before[1] + done[1], before[2] + done[2])
+    return steps
+
+
+def _order_of_run(
+    instructions: Sequence[isa.Instruction], stages: Sequence[int], run: range, ended_before: Clock
+) -> list[Step]:
+    """The order of one run; ``ended_before`` counts the instructions of the runs before it."""
+    queues = [deque(i for i in run if stages[i] == stage) for stage in range(3)]
     tokens: dict[tuple[int, int], deque[Clock]] = {q: deque() for q in ((0, 1), (1, 0), (1, 2), (2, 1))}
-    clocks: list[Clock] = [(0, 0, 0)] * 3
+    clocks: list[Clock] = [ended_before] * 3
     steps: list[Step] = []
     while any(queues):
         before = len(steps)
@@ -106,7 +126,7 @@ def order(instructions: Sequence[isa.Instruction]) -> list[Step]:
                     tokens[queue].append(ended)
         if len(steps) == before:
             raise ProgramFault("deadlock", _waits(instructions, queues, tokens), _first(queues))
-    _check_left(instructions, tokens, steps)
+    _check_left(instructions, tokens, steps, run[-1], ended_before)
     return steps
 
 
@@ -140,20 +160,22 @@ def _check_left(
     instructions: Sequence[isa.Instruction],
     tokens: dict[tuple[int, int], deque[Clock]],
     steps: list[Step],
+    finish: int,
+    ended_before: Clock,
 ) -> None:
     left = [f"{len(q)} from {STAGES[a]} to {STAGES[b]}" for (a, b), q in tokens.items() if q]
     if left:
         raise ProgramFault("tokens", f"tokens left over at the end: {', '.join(left)}")
     # FINISH ends the run when compute reaches it: what it does not wait for may be cut off.
-    last = steps[[step.index for step in steps].index(len(instructions) - 1)]
+    last = steps[[step.index for step in steps].index(finish)]
     for stage in (0, 2):
-        total = sum(step.stage == stage for step in steps)
+        total = ended_before[stage] + sum(step.stage == stage for step in steps)
         if last.clock[stage] < total:
             raise ProgramFault("tokens", f"FINISH does not wait for the {STAGES[stage]} stage", last.index)
-    _check_capacity(instructions, steps)
+    _check_capacity(instructions, steps, ended_before)
 
 
-def _check_capacity(instructions: Sequence[isa.Instruction], steps: list[Step]) -> None:
+def _check_capacity(instructions: Sequence[isa.Instruction], steps: list[Step], ended_before: Clock) -> None:
     """The worst case over all timings: only those pops are sure that a push's vector clock covers."""
     taken: dict[tuple[int, int], list[int]] = {q: [0] for q in ((0, 1), (1, 0), (1, 2), (2, 1))}
     for step in steps:
@@ -165,7 +187,7 @@ def _check_capacity(instructions: Sequence[isa.Instruction], steps: list[Step]) 
     for step in steps:
         for queue in pushes(instructions[step.index], step.stage):
             given[queue] += 1
-            held = given[queue] - taken[queue][step.clock[queue[1]]]
+            held = given[queue] - taken[queue][step.clock[queue[1]] - ended_before[queue[1]]]
             if held > TOKEN_LIMIT:
                 names = f"from {STAGES[queue[0]]} to {STAGES[queue[1]]}"
                 message = f"up to {held} tokens {names}, and the queue holds {TOKEN_LIMIT}"

@@ -23,6 +23,7 @@ from dlcomp.vta import isa
 from dlcomp.vta.config import VtaConfig
 from dlcomp.vta.counters import Counters
 from dlcomp.vta.cycles import simulate
+from dlcomp.vta.program import RUN_INSTRUCTIONS
 from dlcomp.vta.timing import Timing, preset
 from dlcomp.vta_targets import load
 
@@ -157,6 +158,7 @@ def compile_network(
     timing: str | Timing = "pipelined",
     contexts: int = 2,
     tuned: Mapping[str, Tiling] | None = None,
+    run_instructions: int = RUN_INSTRUCTIONS,
 ) -> VtaNetwork:
     """Compile a network that was quantized with scales that are powers of two.
 
@@ -172,6 +174,8 @@ def compile_network(
         2 with double buffering, 1 without.
     tuned : mapping, optional
         Tilings by the texts of :func:`dlcomp.codegen.vta.choose.workload`, in place of those chosen.
+    run_instructions : int
+        The most that one run of the accelerator may have; a longer program is several runs.
 
     Raises
     ------
@@ -198,7 +202,13 @@ def compile_network(
                 if (text := to_text(workload(one, config))) in (tuned or {})
             }
             region = build_region(
-                operators, segment.outputs, config, chosen, contexts=contexts, tilings=given
+                operators,
+                segment.outputs,
+                config,
+                chosen,
+                contexts=contexts,
+                tilings=given,
+                run_instructions=run_instructions,
             )
             regions[number] = replace(region, folds=folds)
     return VtaNetwork(config, chosen, model.signature, plan, regions, hosts)

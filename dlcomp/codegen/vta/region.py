@@ -33,7 +33,7 @@ from dlcomp.codegen.vta.tiles import Tiling
 from dlcomp.vta import functional
 from dlcomp.vta.config import VtaConfig
 from dlcomp.vta.counters import Counters
-from dlcomp.vta.program import Program
+from dlcomp.vta.program import RUN_INSTRUCTIONS, Program
 from dlcomp.vta.timing import Timing
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def build_region(
     *,
     contexts: int = 2,
     tilings: Mapping[str, Tiling] | None = None,
+    run_instructions: int = RUN_INSTRUCTIONS,
 ) -> Region:
     """One program for ``operators``, in their order.
 
@@ -117,13 +118,15 @@ def build_region(
         Results that the host reads.
     tilings : mapping, optional
         Of layers by name, in place of those that are chosen.
+    run_instructions : int
+        The most that one run of the accelerator may have; a longer program is several runs.
 
     Raises
     ------
     UsageError
         A layer does not fit the scratchpads (which, and what limit).
     """
-    stream = Stream(config)
+    stream = Stream(config, run_instructions)
     made = {one.result.name: one.result for one in operators}
     read = {tensor.name: tensor for one in operators for tensor in operands(one)}
     inputs = tuple(tensor for name, tensor in read.items() if name not in made)

@@ -20,11 +20,13 @@ from dlcomp.codegen.vta.nest import Call, vector
 from dlcomp.errors import UsageError
 from dlcomp.vta import isa
 from dlcomp.vta.config import VtaConfig
-from dlcomp.vta.program import DramLayout, Program
+from dlcomp.vta.program import RUN_INSTRUCTIONS, DramLayout, Program
 
 _LOAD, _COMPUTE, _STORE = 0, 1, 2
 _MEMORY = {isa.Memory.INP: "inp", isa.Memory.WGT: "wgt", isa.Memory.ACC: "acc", isa.Memory.OUT: "out"}
 _SIZE_LIMIT = (1 << 16) - 1
+# The most that one step adds before a run ends: micro-ops, a carried token, the instruction, a wait, FINISH.
+_ROOM = 5
 
 
 @dataclass
@@ -45,10 +47,18 @@ class Box:
 
 
 class Stream:
-    """Instructions, the DRAM buffers that they name, and the micro-ops that they share."""
+    """Instructions, the DRAM buffers that they name, and the micro-ops that they share.
 
-    def __init__(self, config: VtaConfig) -> None:
+    Parameters
+    ----------
+    run_instructions : int
+        The most that one run may have; a longer stream is cut into several.
+    """
+
+    def __init__(self, config: VtaConfig, run_instructions: int = RUN_INSTRUCTIONS) -> None:
         self.config = config
+        self._run_instructions = run_instructions
+        self._run_begin = 0
         self._rows: list[_Row] = []
         self._dependences = Dependences(config)
         self._waited = {(0, 1): -1, (1, 0): -1, (1, 2): -1, (2, 1): -1}
@@ -141,15 +151,24 @@ class Stream:
 
     def ended(self) -> tuple[tuple[isa.Instruction, ...], DramLayout]:
         """What :meth:`finish` encodes: enough for the cycle simulator."""
-        after = {stage: self._last[stage] for stage in (_LOAD, _STORE) if self._last[stage] >= 0}
-        self._place(isa.Load(memory=isa.Memory.UOP), _COMPUTE, after)
-        self._rows.append(_Row(isa.Finish(), None))
+        self._end_run()
         layout = DramLayout()
         address = {name: layout.add(name, *what).address for name, what in self._buffers.items()}
         if self._uops:
             words = isa.encode_uops(np.concatenate(self._uops), self.config)
             address["uops"] = layout.add("uops", "uop", words).address
         return tuple(self._final(row, address) for row in self._rows), layout
+
+    def _end_run(self) -> None:
+        """Wait for all stages and end the run: whatever follows finds everything done."""
+        after = {stage: self._last[stage] for stage in (_LOAD, _STORE) if self._last[stage] >= 0}
+        self._place(isa.Load(memory=isa.Memory.UOP), _COMPUTE, after)
+        self._rows.append(_Row(isa.Finish(), None))
+        done = len(self._rows) - 1
+        self._waited = dict.fromkeys(self._waited, done)
+        self._last = [-1, -1, -1]
+        self._passed_on = done
+        self._run_begin = len(self._rows)
 
     def _final(self, row: _Row, address: dict[str, int]) -> isa.Instruction:
         flags: dict[str, Any] = dict.fromkeys(row.tokens, True)
@@ -215,6 +234,8 @@ class Stream:
         return begin
 
     def _add(self, one: isa.Instruction, stage: int, accesses: Sequence[Access], buffer: str | None) -> None:
+        if len(self._rows) - self._run_begin + _ROOM > self._run_instructions:
+            self._end_run()
         read = buffer if stage != _STORE else None
         after = self._dependences.before(stage, accesses, read)
         if stage == _LOAD and _STORE in after:

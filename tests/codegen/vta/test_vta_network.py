@@ -19,6 +19,7 @@ from dlcomp.codegen.vta import compile_network
 from dlcomp.codegen.vta.operators import AveragePool, Concat, Conv, MaxPool, Mean, Sum
 from dlcomp.codegen.vta.partition import DeviceSegment, HostSegment, partition
 from dlcomp.errors import ModelError, UsageError
+from dlcomp.vta.schedule import runs
 
 TARGETS = ("pynq", "batch4x8", "block32")
 FASHION = Path(__file__).parents[3] / "benchmarks" / "fashion"
@@ -237,3 +238,20 @@ def test_trained_networks(name: str) -> None:
         np.testing.assert_array_equal(found, compiled.run(feed, engine="reference")["logits"])
         same += int((found.argmax(axis=1) == int8.run(feed)["logits"].argmax(axis=1)).sum())
     assert same >= 194
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_stream_beyond_the_instruction_buffer_becomes_several_runs(target: str) -> None:
+    whole = compile_network(small(), target)
+    limit = 24
+    cut = compile_network(small(), target, run_instructions=limit)
+    feed = {"x": samples(2, seed=5)}
+    np.testing.assert_array_equal(cut.run(feed)["y"], whole.run(feed)["y"])
+    (number,) = cut.regions
+    pieces = runs(cut.regions[number].program.instructions(cut.config))
+    assert len(pieces) > 3
+    assert max(map(len, pieces)) <= limit
+    assert len(runs(whole.regions[number].program.instructions(whole.config))) == 1
+    # A run begins when the one before has ended, so nothing overlaps there.
+    before, after = (sum(row.cycles for row in net.cycles()) for net in (whole, cut))
+    assert before < after < 2 * before
