@@ -161,7 +161,7 @@ def _row(name: str, compiled: VtaNetwork, feed: dict[str, np.ndarray]) -> dict[s
     cycles = sum(layer.cycles for layer in layers)
     return {
         "network": name,
-        "pictures": len(feed["image"]),
+        "pictures": len(next(iter(feed.values()))),
         "layers": len(layers),
         "cycles": cycles,
         "ms at 100 MHz": round(cycles / 1e5, 2),
