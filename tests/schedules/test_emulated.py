@@ -1,0 +1,146 @@
+"""Kernels for ARM run on an emulated processor: the NEON code computes what NumPy computes."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tvm
+import tvm_ffi
+from kernels import prepared
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from dlcomp.schedules import select
+from dlcomp.schedules.cpu.arithmetic import arithmetic_of, integer_arithmetic
+from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
+from dlcomp.target import Target
+
+CC, QEMU = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+MISSING = [tool for tool in (CC, QEMU) if not shutil.which(tool)]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {' and '.join(MISSING)} on the PATH")
+# The second has products of four 8-bit numbers.
+TARGETS = ("aarch64-linux-gnu:cortex-a72", "aarch64-linux-gnu:neoverse-n1")
+# Of dtypes in DLPack.
+_CODES = {"i": 0, "u": 1, "f": 2}
+
+
+@functools.cache
+def driver(folder: Path) -> Path:
+    """The object file of the program that calls a kernel."""
+    made = folder / "run_kernel.o"
+    source = Path(__file__).with_name("run_kernel.c")
+    include = [tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()]
+    flags = [f"-I{path}" for path in include]
+    subprocess.run([CC, "-O1", "-c", str(source), *flags, "-o", str(made)], check=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("emulated")
+
+
+def emulated(
+    folder: Path, module: Any, target: Target, operands: Sequence[np.ndarray], unset: np.ndarray
+) -> np.ndarray:
+    """What the kernel makes of ``unset`` on the emulated processor."""
+    tvm.tirx.build(module, target=target.to_tvm()).write_to_file(str(folder / "kernel.o"))
+    command = [CC, "-static", str(driver(folder)), str(folder / "kernel.o"), "-lm", "-o", str(folder / "run")]
+    subprocess.run(command, check=True)
+    arguments = []
+    for number, value in enumerate((*operands, unset)):
+        path = folder / f"{number}.bin"
+        np.ascontiguousarray(value).tofile(path)
+        dims = "x".join(map(str, value.shape))
+        arguments.append(f"{_CODES[value.dtype.kind]}:{8 * value.dtype.itemsize}:{dims}:{path}")
+    subprocess.run([QEMU, "-cpu", "max", str(folder / "run"), *arguments], check=True, timeout=300)
+    return np.fromfile(path, unset.dtype).reshape(unset.shape)
+
+
+def convolved(data: np.ndarray, weight: np.ndarray, workload: Conv2d | Window2d) -> np.ndarray:
+    """NHWC data by (co, kh, kw, ci) weights, by ONNX's reference."""
+    wl = workload
+    groups = wl.groups if isinstance(wl, Conv2d) else wl.c
+    attributes = {"strides": [wl.sh, wl.sw], "dilations": [wl.dh, wl.dw], "group": groups}
+    bottom = (wl.oh - 1) * wl.sh + (wl.kh - 1) * wl.dh + 1 - wl.h - wl.top
+    right = (wl.ow - 1) * wl.sw + (wl.kw - 1) * wl.dw + 1 - wl.w - wl.left
+    attributes["pads"] = [wl.top, wl.left, max(bottom, 0), max(right, 0)]
+    names = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in "xwy"]
+    node = helper.make_node("Conv", ["x", "w"], ["y"], **attributes)
+    graph = helper.make_graph([node], "g", names[:2], names[2:])
+    feed = {"x": data.transpose(0, 3, 1, 2), "w": weight.transpose(0, 3, 1, 2)}
+    (found,) = ReferenceEvaluator(helper.make_model(graph)).run(None, feed)
+    return found.transpose(0, 2, 3, 1)[:, : wl.oh, : wl.ow]
+
+
+WORKLOADS: dict[str, tuple[Workload, list[tuple[int, ...]]]] = {
+    "product": (Gemm(37, 45, 61), [(37, 61), (61, 45)]),
+    "product of one row": (Gemm(1, 100, 77), [(1, 77), (77, 100)]),
+    "product, parallel": (Gemm(128, 128, 256), [(128, 256), (256, 128)]),
+    "batched product": (BatchMatmul(2, 19, 23, 31), [(2, 19, 31), (2, 31, 23)]),
+    "convolution 3x3": (
+        Conv2d(1, 9, 11, 5, 9, 11, 13, 3, 3, 1, 1, 1, 1, 1, 1, 1),
+        [(1, 9, 11, 5), (13, 3, 3, 5)],
+    ),
+    "convolution, strided": (
+        Conv2d(1, 17, 15, 8, 9, 8, 24, 3, 3, 2, 2, 1, 1, 1, 1, 1),
+        [(1, 17, 15, 8), (24, 3, 3, 8)],
+    ),
+    "Winograd": (
+        Conv2d(1, 28, 28, 64, 28, 28, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1),
+        [(1, 28, 28, 64), (64, 3, 3, 64)],
+    ),
+    "first layer": (
+        Conv2d(1, 32, 32, 3, 16, 16, 16, 3, 3, 2, 2, 1, 1, 1, 1, 1),
+        [(1, 32, 32, 3), (16, 3, 3, 3)],
+    ),
+    "depthwise 5x5": (
+        Window2d("depthwise", 1, 14, 13, 21, 14, 13, 5, 5, 1, 1, 1, 1, 2, 2, 2, 2),
+        [(1, 14, 13, 21), (21, 5, 5, 1)],
+    ),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_float32_kernels(folder: Path, name: str, target: str) -> None:
+    workload, shapes = WORKLOADS[name]
+    resolved = Target.parse(target)
+    chosen, knobs = select(workload, resolved)
+    rng = np.random.default_rng(0)
+    operands = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+    constant = not isinstance(workload, BatchMatmul)
+    module, given = prepared(chosen.name, workload, knobs, operands, resolved, constant)
+    if isinstance(workload, Conv2d | Window2d):
+        wanted = convolved(*operands, workload)
+    else:
+        wanted = operands[0].astype(np.float64) @ operands[1]
+    unset = np.full(wanted.shape, np.nan, np.float32)
+    found = emulated(folder, module, resolved, given, unset)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shape", [(5, 20, 24), (37, 45, 260)])
+def test_products_of_8_bit_extremes_are_exact(folder: Path, shape: tuple[int, int, int], target: str) -> None:
+    resolved = Target.parse(target)
+    name = integer_arithmetic(resolved, "int8")
+    kinds = arithmetic_of(name)
+    m, n, k = shape
+    rng = np.random.default_rng(0)
+    low, high = (0, 255) if kinds.data == "uint8" else (-128, 127)
+    a = rng.choice([low, high, 1], (m, k)).astype(kinds.data)
+    b = rng.choice([-128, 127, -1], (k, n)).astype(kinds.weight)
+    workload = Gemm(m, n, k, name)
+    chosen, knobs = select(workload, resolved)
+    module, given = prepared(chosen.name, workload, knobs, [a, b], resolved)
+    found = emulated(folder, module, resolved, given, np.full((m, n), -7, np.int32))
+    np.testing.assert_array_equal(found, a.astype(np.int64) @ b.astype(np.int64))
