@@ -119,8 +119,21 @@ def _sizes(whole: int, most: int) -> list[int]:
     return sorted({-(-whole // parts) for parts in range(-(-whole // most), whole + 1)}, reverse=True)
 
 
-def candidates(conv: Conv, config: VtaConfig, contexts: int, sizes: int = 4) -> Iterator[Tiling]:
-    """Tilings that fit: equal pieces of every axis, of rows and columns the ``sizes`` largest."""
+def candidates(conv: Conv, config: VtaConfig, contexts: int, sizes: int = 4) -> list[Tiling]:
+    """Tilings that fit: equal pieces of every axis, of rows and columns the ``sizes`` largest, or smaller
+    ones where none of these fits.
+    """
+    height, width = axes(conv)
+    found: list[Tiling] = []
+    while not found:
+        found = list(_of_sizes(conv, config, contexts, sizes))
+        if sizes >= max(height.outputs, width.outputs):
+            break
+        sizes *= 2
+    return found
+
+
+def _of_sizes(conv: Conv, config: VtaConfig, contexts: int, sizes: int) -> Iterator[Tiling]:
     oc, ic = rectangle_blocks(conv, config.block)
     height, width = axes(conv)
     most = config.depth("acc") // contexts

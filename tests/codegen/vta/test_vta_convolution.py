@@ -83,6 +83,37 @@ def test_groups(target: str, channels: int, outputs: int, groups: int) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("batch", "size", "channels", "stride"),
+    [
+        (1, 112, 32, 1),
+        (1, 112, 64, 2),
+        (1, 56, 128, 1),
+        (1, 56, 128, 2),
+        (1, 28, 256, 1),
+        (1, 28, 256, 2),
+        (1, 14, 512, 1),
+        (2, 14, 512, 2),
+        (4, 7, 1024, 1),
+    ],
+    ids=[f"D{number}" for number in range(1, 10)],
+)
+def test_the_depthwise_layers_of_mobilenet(
+    target: str, batch: int, size: int, channels: int, stride: int
+) -> None:
+    rng = np.random.default_rng(channels)
+    layer = conv(
+        rng,
+        (batch, channels, size, size),
+        channels,
+        pads=(1, 1, 1, 1),
+        strides=(stride, stride),
+        groups=channels,
+    )
+    check([layer], load(target), rng)
+
+
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(128, 128, 128), (16, 512, 1008), (1, 64, 10)])
 def test_dense(target: str, rows: int, inputs: int, outputs: int) -> None:
     rng = np.random.default_rng(rows)
