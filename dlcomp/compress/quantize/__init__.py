@@ -16,7 +16,7 @@ from dlcomp.compress.network import Network
 from dlcomp.compress.observe import Histogram, observe
 from dlcomp.compress.quantize import power_of_two
 from dlcomp.compress.quantize.bias import mean_error
-from dlcomp.compress.quantize.grid import Grid, grid_of_range, grid_of_weight
+from dlcomp.compress.quantize.grid import Grid, grid_of_groups, grid_of_range, grid_of_weight
 from dlcomp.compress.quantize.plan import Plan, plan
 from dlcomp.compress.quantize.ranges import METHODS, range_of
 from dlcomp.compress.quantize.rounding import Rounding, hessians
@@ -42,7 +42,7 @@ class Quantize:
         ``uint8``, ``int8``, ``uint16`` or ``int16``; ``float32`` for weights alone, which needs no data
         unless the rounding does (without data no bias is corrected).
     bits : int
-        Of the weights, 2 to 8, stored in 8.
+        Of the weights, 2 to 8, stored in 8; of weights alone up to 4 in 4.
     per_channel : bool
         A scale for each output channel of a weight.
     symmetric : bool
@@ -94,6 +94,7 @@ class Quantize:
     damping: float = 0.01
     steps: int = 500
     wide: tuple[str, ...] = ()
+    group: int = 0
     name: str = "quantize"
 
     def __post_init__(self) -> None:
@@ -110,12 +111,35 @@ class Quantize:
         if not 2 <= self.bits <= 8:
             raise UsageError(f"weights can have 2 to 8 bits, not {self.bits}")
         self._rounding()
+        self._check_group()
         check_expressions((*self.keep, *self.wide))
         if self.wide and self.scales == "power_of_two":
             raise UsageError("scales=power_of_two are those of 8 bits, wide has 16", hint="leave out one")
 
+    def _check_group(self) -> None:
+        if not self.group:
+            return
+        if self.group < 16 or self.group % 8:
+            raise UsageError(
+                f"a group is a multiple of 8 from 16 on, not {self.group}", hint="group=32, 64 or 128"
+            )
+        for option, value, needed in (
+            ("activations", self.activations, _FLOAT),
+            ("per_channel", self.per_channel, True),
+            ("scales", self.scales, "any"),
+        ):
+            if value != needed:
+                raise UsageError(f"group needs {option}={needed}, not {value}")
+        if self.rounding == "adaround":
+            raise UsageError("group cannot be rounded by adaround", hint="rounding=gptq")
+
     def _rounding(self) -> Rounding:
         return Rounding(self.rounding, self.act_order, self.damping, self.steps)
+
+    @property
+    def _packed(self) -> bool:
+        """Whether weights are stored in 4 bits: integer arithmetic has 8."""
+        return self.activations == _FLOAT and self.bits <= 4
 
     @property
     def needs_data(self) -> bool:
@@ -123,7 +147,8 @@ class Quantize:
 
     def rewrite(self, network: Network, data: Calibration | None) -> dict[str, Any]:
         """Put quantize and dequantize nodes into ``network``; the account of what became integers."""
-        _raise_opset(network, 21 if "16" in self.activations or self.wide else 13)
+        late = "16" in self.activations or self.wide or self.group or self._packed
+        _raise_opset(network, 21 if late else 13)
         chosen = plan(network, self.keep)
         if not chosen.layers:
             raise ModelError("it has no layer with a stored weight to quantize", where="quantize")
@@ -212,7 +237,7 @@ class Quantize:
             bias = np.broadcast_to(stored.reshape(-1), weight.shape[layer.axis : layer.axis + 1])
         if error is not None and (bias is not None or layer.node.op_type in ("Conv", "Gemm")):
             bias = (np.zeros(len(error)) if bias is None else bias) - error
-        write_weight(network, layer, grid, integers)
+        write_weight(network, layer, grid, integers, self._packed)
         if bias is not None and data is not None:
             write_bias(network, _with_bias(network, layer, bias), bias, data, grid)
         elif bias is not None and error is not None:
@@ -224,6 +249,8 @@ class Quantize:
             found = power_of_two.grid_of_weight(weight, self.bits, axis)
             grid = _without_overflow(network, layer, data, found)
             return Grid(power_of_two.rounded_up(grid.scale), grid.zero, axis)
+        if self.group and weight.ndim == 2 and weight.shape[1 - layer.axis] > self.group:
+            return grid_of_groups(weight, self.bits, 1 - layer.axis, self.group, self.weight_search)
         grid = grid_of_weight(weight, self.bits, axis, self.weight_search)
         return _without_overflow(network, layer, data, grid)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import helper
@@ -39,11 +41,13 @@ def write_activations(network: Network, plan: Plan, grids: Mapping[str, Grid]) -
         network.proto.graph.node.insert(index, node)
 
 
-def write_weight(network: Network, layer: Layer, grid: Grid, integers: np.ndarray) -> None:
-    """The weight of ``layer`` as integers that are read back where it is used."""
+def write_weight(network: Network, layer: Layer, grid: Grid, integers: np.ndarray, packed: bool) -> None:
+    """The weight of ``layer`` as integers that are read back where it is used; 4 bits each if ``packed``."""
     name = layer.node.input[layer.weight]
     stored = network.name(f"{name}_quantized")
-    network.set_weight(stored, integers)
+    kind = np.dtype(ml_dtypes.int4) if packed else integers.dtype
+    network.set_weight(stored, integers.astype(kind))
+    grid = replace(grid, zero=grid.zero.astype(kind))
     _dequantized(network, layer, layer.weight, stored, grid)
 
 
@@ -61,6 +65,7 @@ def write_bias(network: Network, layer: Layer, bias: np.ndarray, data: Grid, wei
 def _dequantized(network: Network, layer: Layer, place: int, stored: str, grid: Grid) -> None:
     reals = network.name(f"{stored}_dequantized")
     attributes = {} if grid.axis is None else {"axis": grid.axis}
+    attributes |= {"block_size": grid.group} if grid.group else {}
     scale, zero = _parameters(network, stored, grid)
     node = helper.make_node("DequantizeLinear", [stored, scale, zero], [reals], name=reals, **attributes)
     layer.node.input[place] = reals
