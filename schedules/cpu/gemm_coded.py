@@ -4,8 +4,8 @@ A weight becomes a float in a register, where a tile needs it, so that only the 
 the sums of those that share a scale are multiplied by it once. What limits a product of few rows is what it
 reads (Lin et al. 2024, "AWQ", section 4.1), which is a quarter or an eighth of float32's.
 
-The sum of a group is that of inputs times integers: it overflows for inputs beyond 10^36, where the products
-with the scaled weights need not.
+The sum of a group is that of inputs times integers, those of 4 bits times 2^28, where they lie in a word
+without being moved down; it overflows for inputs beyond 10^28, where products with scaled weights need not.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dlcomp.schedules.cpu.tile import (
     Accumulators,
     bytes_a_cycle,
     lanes_of,
+    multiply_accumulate,
     pieces,
     tile_cycles,
     tile_shapes,
@@ -37,6 +38,8 @@ from dlcomp.target import Target
 # Instructions that make a vector of floats of integers, and how many are done in a cycle beside others.
 _DECODING = {8: 2, 4: 3}
 _ISSUED = 3.0
+# What the lowest bit of the highest nibble of a word stands for.
+_NIBBLE = np.float32(1 << 28)
 
 
 class CodedGemm(Template):
@@ -63,9 +66,17 @@ class CodedGemm(Template):
         assert isinstance(workload, Gemm)
         return [
             {"rows": rows, "width": width, "chunk": chunk}
-            for rows, width in tile_shapes(target, workload.m, workload.n)
+            for rows, width in self._tiles(workload, target)
             for chunk in sorted({1, -(-workload.m // rows)})
         ]
+
+    def _tiles(self, workload: Gemm, target: Target) -> list[tuple[int, int]]:
+        """Register tiles; the words of 4-bit weights are in registers beside the sums of a wide one."""
+        shapes = tile_shapes(target, workload.m, workload.n)
+        if coding_of(workload.arithmetic).bits == 8:
+            return shapes
+        most = lanes_of(target) * (target.vector_registers - 4) // 2
+        return [(rows, width) for rows, width in shapes if rows > 1 or width <= most]
 
     def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
         assert isinstance(workload, Gemm)
@@ -86,14 +97,13 @@ class CodedGemm(Template):
         """The integers and the scales of a :class:`dlcomp.schedules.coding.Coded`."""
         assert isinstance(workload, Gemm)
         width, coding = knobs["width"], coding_of(workload.arithmetic)
-        scales = _panels(weight.scales, width)
         if coding.bits == 8:
-            return _panels(weight.integers, width), scales
+            return _panels(weight.integers, width), _panels(weight.scales, width)
         padded = np.pad(weight.integers, ((0, -workload.k % NIBBLES), (0, 0)))
         nibbles = (padded.astype(np.uint32) & 15).reshape(-1, NIBBLES, workload.n)
         shifts = 4 * np.arange(NIBBLES, dtype=np.uint32)[:, None]
         words = np.bitwise_or.reduce(nibbles << shifts, axis=1)
-        return _panels(words.view(np.int32), width), scales
+        return _panels(words.view(np.int32), width), _panels(weight.scales / _NIBBLE, width)
 
     def compute(self, workload: Workload, knobs: Knobs, *operands: Any) -> Any:
         assert isinstance(workload, Gemm)
@@ -218,17 +228,14 @@ class _Tile:
 
     def _step(self, acc: Accumulators, lead: Any, k: Expr, weight: Any) -> Stmt:
         """``acc[row, :] += data[row, k] * weight`` for every row, ``weight`` of integers."""
-        made = []
-        ones = [tirx.Var("a", "float32") for _ in range(self.rows)]
-        for row, one in enumerate(ones):
-            made.append(tirx.Bind(one, tirx.BufferLoad(self.data, [*lead(row), k])))
-        for offset, size in pieces(self.width, self.lanes):
-            real = tirx.Var("w", _kind("float32", size))
-            made.append(tirx.Bind(real, tirx.Cast(_kind("float32", size), weight(offset, size))))
-            for row, one in enumerate(ones):
-                value = acc.load(row, offset, size) + splat(one, size) * real
-                made.append(acc.store(row, value, offset, size))
-        return seq(made)
+
+        def real(offset: int, size: int) -> Expr:
+            return tirx.Cast(_kind("float32", size), weight(offset, size))
+
+        def scalar(row: int) -> Expr:
+            return tirx.BufferLoad(self.data, [*lead(row), k])
+
+        return multiply_accumulate(acc, range(self.rows), self.lanes, real, scalar)
 
 
 def _panels(matrix: np.ndarray, width: int) -> np.ndarray:
@@ -239,9 +246,12 @@ def _panels(matrix: np.ndarray, width: int) -> np.ndarray:
 
 
 def _nibble(word: Expr, place: Expr, size: int) -> Expr:
-    """The signed 4 bits at ``place`` of each of ``size`` words."""
+    """The signed 4 bits at ``place`` of each of ``size`` words, in the highest bits of a word.
+
+    One instruction fewer than a number: a float of it is as exact, and its power of two is in the scales.
+    """
     left = tirx.const(4 * (NIBBLES - 1), "int32") - place * 4
-    return (word << splat(left, size)) >> splat(tirx.const(28, "int32"), size)
+    return (word << splat(left, size)) & splat(tirx.const(-int(_NIBBLE), "int32"), size)
 
 
 def _kind(dtype: str, size: int) -> str:
