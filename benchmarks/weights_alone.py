@@ -32,7 +32,11 @@ SHAPES = (
     (512, 1024, 1024),
 )
 QUICK = ((1, 1024, 1024), (4, 1024, 1024))
-CODINGS = {"8 bits": {"bits": 8}, "4 bits, 32": {"bits": 4, "group": 32}, "4 bits, 128": {"bits": 4, "group": 128}}
+CODINGS = {
+    "8 bits": {"bits": 8},
+    "4 bits, 32": {"bits": 4, "group": 32},
+    "4 bits, 128": {"bits": 4, "group": 128},
+}
 
 
 def main() -> None:
@@ -48,7 +52,9 @@ def main() -> None:
         f"geomean_{threads}t": geomean([row[f"ratio_{threads}t"][1] for row in rows]) for threads in (1, 2)
     }
     few = [row for row in rows if row["shape"][0] <= 4]
-    summary |= {f"min_few_rows_{threads}t": min(row[f"ratio_{threads}t"][1] for row in few) for threads in (1, 2)}
+    summary |= {
+        f"min_few_rows_{threads}t": min(row[f"ratio_{threads}t"][1] for row in few) for threads in (1, 2)
+    }
     finish(rows, summary, arguments.json)
 
 

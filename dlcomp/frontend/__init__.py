@@ -55,8 +55,8 @@ def load(
         The format needs a package that is not installed; the hint names the extra.
     """
     from dlcomp.frontend.check import check_network, infer
-    from dlcomp.frontend.node_checks import check_nodes
     from dlcomp.frontend.narrow import bytes_of_nibbles
+    from dlcomp.frontend.node_checks import check_nodes
     from dlcomp.frontend.qdq import on_integers
     from dlcomp.frontend.read import read
     from dlcomp.frontend.relax_import import import_network

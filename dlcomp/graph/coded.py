@@ -100,7 +100,7 @@ def _array(expr: Expr) -> np.ndarray:
 
 def _parts(builder: relax.BlockBuilder, expr: Expr) -> _Parts | None:
     """What a weight is made of, through what moves elements."""
-    call = builder.lookup_binding(expr) if isinstance(expr, relax.Var) else None
+    call: Any = builder.lookup_binding(expr) if isinstance(expr, relax.Var) else None
     name = op_name(call)
     if name == "relax.astype":
         array = array_of(call.args[0])

@@ -211,7 +211,7 @@ def _dequantize(inputs: Any, attrs: dict[str, Any]) -> Any:
 
 
 def _dequantize_blocks(x: Any, scale: Any, zero: Any, axis: int, size: int) -> Any:
-    """A scale, and a zero point, for every ``size`` neighbours along ``axis``, of which the last are fewer."""
+    """A scale, and a zero point, for every ``size`` neighbours along ``axis``; the last may be fewer."""
     shape = shape_of(x)
     axis %= len(shape)
     if is_open(shape) or dtype_of(scale) != "float32" or dtype_of(x) not in (*_BYTES, "uint16", "int16"):
