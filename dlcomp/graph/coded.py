@@ -42,25 +42,52 @@ class _Parts:
 
 
 def keep_coded(module: IRModule) -> IRModule:
-    """``module`` with one call for each float product by a weight (k, n) of 8 bits or less."""
+    """``module`` with one call for each float product by a weight of 8 bits or less.
+
+    A convolution of single pixels (n, c, h, w) is such a product, of its channels.
+    """
 
     def step(builder: relax.BlockBuilder, call: Expr) -> Expr:
-        if op_name(call) != "relax.matmul" or dtype_of(call.args[0]) != "float32":
-            return call
-        left, right = (shape_of(arg) for arg in call.args)
-        if left is None or right is None or len(right) != 2 or len(left) < 2 or is_open((*left, *right)):
-            return call
-        if 0 in (*left, *right) or product(right) < _LEAST_WEIGHTS:
-            return call
-        parts = _parts(builder, call.args[1])
-        coded = _coded(parts) if parts is not None else None
-        if coded is None:
-            return call
-        operands = [call.args[0], constant(coded.integers), constant(coded.scales)]
-        made = builder.normalize(call).ty
-        return relax.call_pure_packed(_CALL, *operands, StringImm(coded.coding.text), ty_args=[made])
+        if op_name(call) == "relax.matmul":
+            left, right = (shape_of(arg) for arg in call.args)
+            if left is None or right is None or len(right) != 2 or len(left) < 2:
+                return call
+            made = _product(builder, call.args[0], _parts(builder, call.args[1]))
+            return call if made is None else made
+        if op_name(call) == "relax.nn.conv2d" and _is_pointwise(call):
+            parts = _parts(builder, call.args[1])
+            if parts is None:
+                return call
+            pixels = builder.normalize(relax.op.permute_dims(call.args[0], [0, 2, 3, 1]))
+            made = _product(builder, pixels, parts.each(lambda a: a.reshape(a.shape[:2]).T))
+            return call if made is None else relax.op.permute_dims(builder.emit(made), [0, 3, 1, 2])
+        return call
 
     return rebuild(module, step)
+
+
+def _is_pointwise(call: Expr) -> bool:
+    attrs, kernel = call.attrs, shape_of(call.args[1])
+    numbers = [*attrs.strides, attrs.groups]
+    plain = all(int(number) == 1 for number in numbers) and not any(int(pad) for pad in attrs.padding)
+    layouts = (str(attrs.data_layout), str(attrs.kernel_layout))
+    return plain and kernel is not None and kernel[2:] == (1, 1) and layouts == ("NCHW", "OIHW")
+
+
+def _product(builder: relax.BlockBuilder, data: Expr, parts: _Parts | None) -> Expr | None:
+    """The call of (..., k) by a weight (k, n); None if that is not stored so, or of open size."""
+    shape = shape_of(data)
+    if parts is None or shape is None or is_open(shape) or 0 in shape or dtype_of(data) != "float32":
+        return None
+    if parts.integers.size < _LEAST_WEIGHTS:
+        return None
+    coded = _coded(parts)
+    if coded is None:
+        return None
+    data = data if isinstance(data, relax.Var) else builder.emit(data)
+    operands = [data, constant(coded.integers), constant(coded.scales)]
+    made = relax.TensorType((*shape[:-1], coded.integers.shape[1]), "float32")
+    return relax.call_pure_packed(_CALL, *operands, StringImm(coded.coding.text), ty_args=[made])
 
 
 def with_coded_kernels(module: IRModule, choose: Callable[[Workload], Any]) -> IRModule:

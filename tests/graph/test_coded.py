@@ -154,6 +154,28 @@ def test_artifact_of_four_bits(size: int) -> None:
     assert weight_bytes(artifact) == 256 * 256 // 2 + 4 * 256 * (256 // size if size else 1)
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_convolutions_of_single_pixels(kind: str) -> None:
+    """They are products of channels; between others, with residuals, nothing is moved."""
+    net = Quantized()
+    x = net.conv(net.input(1, 3, 6, 7), 3, 32, 3)
+    weights = [net.dequantized(kind, (c, d, 1, 1), (c,), False, axis=0) for c, d in ((48, 32), (32, 48))]
+    wide = net.op("Relu", net.op("Conv", x, weights[0], net.weight(48)))
+    net.output(net.op("Add", x, net.op("Conv", wide, weights[1])))
+    artifact = check(net)
+    assert [k.schedule.split("{")[0] for k in artifact.kernels if "gemm" in k.name] == ["gemm.coded"] * 2
+    assert not [k.name for k in artifact.kernels if k.name.startswith("transpose")]
+
+
+@pytest.mark.parametrize("attributes", [{"strides": [2, 2]}, {"pads": [1, 1, 1, 1]}, {"group": 2}])
+def test_other_convolutions_are_floats(attributes: dict[str, Any]) -> None:
+    net = Quantized()
+    inputs = 64 // attributes.get("group", 1)
+    weight = net.dequantized("int8", (64, inputs, 1, 1), (64,), False, axis=0)
+    net.output(net.op("Conv", net.input(1, 64, 5, 6), weight, **attributes))
+    assert "gemm.coded" not in [k.schedule.split("{")[0] for k in check(net).kernels]
+
+
 def test_open_sizes_are_floats() -> None:
     net = Quantized()
     weight = net.dequantized("int4", (64, 48), (2, 48), False, axis=0, block_size=32)
