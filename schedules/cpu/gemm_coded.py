@@ -1,8 +1,8 @@
 """Products of floats by constant weights that stay 4- or 8-bit integers in memory.
 
-A weight becomes a float in a register, where a tile needs it, so that only the integers come from memory;
-the sums of those that share a scale are multiplied by it once. What limits a product of few rows is what it
-reads (Lin et al. 2024, "AWQ", section 4.1), which is a quarter or an eighth of float32's.
+What limits a product of few rows is what it reads (Lin et al. 2024, "AWQ", section 4.1), which is a quarter
+or an eighth of float32's: there a weight becomes a float in a register, where a tile needs it. Of many rows
+the tiles share a panel of weights that became floats once.
 
 The sum of a group is that of inputs times integers, those of 4 bits times 2^28, where they lie in a word
 without being moved down; it overflows for inputs beyond 10^28, where products with scaled weights need not.
@@ -17,8 +17,9 @@ import numpy as np
 from tvm import te, tirx
 
 from dlcomp.schedules.anchor import Anchor
-from dlcomp.schedules.coding import NIBBLES, Coding, coding_of, is_coded
-from dlcomp.schedules.cpu.emit import Expr, Stmt, const, loop, seq, splat, vload
+from dlcomp.schedules.coding import coding_of, is_coded
+from dlcomp.schedules.cpu import coded_weights
+from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, loop, scratch, seq, vload
 from dlcomp.schedules.cpu.gemm import unflatten
 from dlcomp.schedules.cpu.tile import (
     Accumulators,
@@ -38,18 +39,13 @@ from dlcomp.target import Target
 # Instructions that make a vector of floats of integers, and how many are done in a cycle beside others.
 _DECODING = {8: 2, 4: 3}
 _ISSUED = 3.0
-# What the lowest bit of the highest nibble of a word stands for.
-_NIBBLE = np.float32(1 << 28)
 
 
 class CodedGemm(Template):
     """(..., k) by a constant (k, n) of integers with scales.
 
-    8-bit weights are packed to (n/width, k, width); of 4-bit ones eight neighbours along k, the first in the
-    lowest bits, are one word of (n/width, k/8, width). Scales are (n/width, groups, width).
-
-    Knobs: ``rows`` and ``width`` of the register tile; ``chunk``, the row tiles that pass over all weights
-    before the next ones do.
+    Knobs: ``rows`` and ``width`` of the register tile; ``chunk``, the row tiles that share a panel of floats,
+    1 for none.
     """
 
     name: ClassVar[str] = "gemm.coded"
@@ -64,11 +60,14 @@ class CodedGemm(Template):
 
     def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
         assert isinstance(workload, Gemm)
-        return [
-            {"rows": rows, "width": width, "chunk": chunk}
-            for rows, width in self._tiles(workload, target)
-            for chunk in sorted({1, -(-workload.m // rows)})
-        ]
+        settings = []
+        for rows, width in self._tiles(workload, target):
+            tiles = -(-workload.m // rows)
+            fits = workload.k * width * 4 <= target.l2_bytes // 2
+            shared = {-(-tiles // parts) for parts in (1, 2, target.cores, 2 * target.cores)}
+            chunks = {1, *shared} if fits else {1}
+            settings += [{"rows": rows, "width": width, "chunk": chunk} for chunk in sorted(chunks)]
+        return settings
 
     def _tiles(self, workload: Gemm, target: Target) -> list[tuple[int, int]]:
         """Register tiles; the words of 4-bit weights are in registers beside the sums of a wide one."""
@@ -80,45 +79,39 @@ class CodedGemm(Template):
 
     def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
         assert isinstance(workload, Gemm)
-        rows, width = knobs["rows"], knobs["width"]
-        coding = coding_of(workload.arithmetic)
+        rows, width, chunk = knobs["rows"], knobs["width"], knobs["chunk"]
+        coding, k = coding_of(workload.arithmetic), workload.k
         blocks, tiles = -(-workload.n // width), -(-workload.m // rows)
         vectors = len(pieces(width, lanes_of(target)))
-        item = coding.bits / 8
-        panel = workload.k * width * item
-        read = width * item / bytes_a_cycle(int(panel if knobs["chunk"] > 1 else panel * blocks), target)
-        issued = vectors * (_DECODING[coding.bits] + rows) / _ISSUED
-        step = max(tile_cycles(rows, width, target), issued, read)
-        groups = -(-workload.k // coding.length(workload.k))
-        a_tile = step * workload.k + groups * rows * vectors * 2 + 3 * rows * vectors + 20
-        return blocks * tiles * a_tile
+        decoding = _DECODING[coding.bits]
+        floor, ends = tile_cycles(rows, width, target), 3 * rows * vectors + 20
+        if chunk == 1:
+            read = width * coding.bits / 8 / bytes_a_cycle(k * blocks * width * coding.bits // 8, target)
+            groups = -(-k // coding.length(k))
+            step = max(floor, vectors * (decoding + rows) / _ISSUED, read)
+            a_task = step * k + groups * rows * vectors * 2 + ends
+        else:
+            step = max(floor, width * 4 / bytes_a_cycle(k * width * 4, target))
+            panel = k * vectors * (decoding + 2) / _ISSUED + 100
+            a_task = panel + chunk * (step * k + ends)
+        tasks = blocks * -(-tiles // chunk)
+        # The cores end together, or one waits for another.
+        return a_task * -(-tasks // target.cores) * target.cores
 
     def pack(self, workload: Workload, knobs: Knobs, weight: Any) -> tuple[np.ndarray, ...]:
         """The integers and the scales of a :class:`dlcomp.schedules.coding.Coded`."""
-        assert isinstance(workload, Gemm)
-        width, coding = knobs["width"], coding_of(workload.arithmetic)
-        if coding.bits == 8:
-            return _panels(weight.integers, width), _panels(weight.scales, width)
-        padded = np.pad(weight.integers, ((0, -workload.k % NIBBLES), (0, 0)))
-        nibbles = (padded.astype(np.uint32) & 15).reshape(-1, NIBBLES, workload.n)
-        shifts = 4 * np.arange(NIBBLES, dtype=np.uint32)[:, None]
-        words = np.bitwise_or.reduce(nibbles << shifts, axis=1)
-        return _panels(words.view(np.int32), width), _panels(weight.scales / _NIBBLE, width)
+        return coded_weights.pack(weight, knobs["width"])
 
     def compute(self, workload: Workload, knobs: Knobs, *operands: Any) -> Any:
         assert isinstance(workload, Gemm)
         data, codes, scales = operands
-        width, coding = knobs["width"], coding_of(workload.arithmetic)
-        length = coding.length(workload.k)
+        coding = coding_of(workload.arithmetic)
+        width, length = knobs["width"], coding.length(workload.k)
         k = te.reduce_axis((0, workload.k), "k")
 
         def at(*indices: Expr) -> Expr:
             *lead, n = indices
-            whole = codes[n // width, k, n % width]
-            if coding.bits == 4:
-                word = codes[n // width, k // NIBBLES, n % width]
-                whole = _nibble(word, tirx.Cast("int32", k % NIBBLES), 1)
-            weight = tirx.Cast("float32", whole) * scales[n // width, k // length, n % width]
+            weight = coded_weights.element(coding, codes, scales, width, length, k, n)
             return te.sum(data[(*lead, k)] * weight, axis=[k])
 
         shape = (*data.shape[:-1], workload.n)
@@ -126,23 +119,29 @@ class CodedGemm(Template):
 
     def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
         assert isinstance(workload, Gemm)
-        rows, width, lanes = knobs["rows"], knobs["width"], lanes_of(target)
+        rows, width, chunk, lanes = knobs["rows"], knobs["width"], knobs["chunk"], lanes_of(target)
+        data, codes, scales = anchor.inputs
         blocks, tiles = -(-workload.n // width), -(-workload.m // rows)
-        chunks = -(-tiles // knobs["chunk"])
-        per_chunk = -(-tiles // chunks)
         tail = workload.n - (blocks - 1) * width
         lead_shape = [int(d) for d in anchor.output.shape[:-1]]
-        tile = _Tile(anchor, workload, coding_of(workload.arithmetic), rows, width, lanes)
+        coding = coding_of(workload.arithmetic)
+        panel = coded_weights.Panel(codes, scales, coding, workload.k, width, lanes)
 
-        def task(index: Expr) -> Stmt:
-            block = index // per_chunk % blocks
-            row_tile = index // (per_chunk * blocks) * per_chunk + index % per_chunk
+        def tile(row_tile: Expr, block: Expr, floats: Any = None) -> Stmt:
             first = tirx.min(row_tile * rows, const(workload.m - rows))
+            total = Accumulators(rows, width)
 
             def lead(row: Expr) -> list[Expr]:
                 return unflatten(first + row, lead_shape)
 
-            total = Accumulators(rows, width)
+            def scalar(row: int, k: Expr) -> Expr:
+                return tirx.BufferLoad(data, [*lead(row), k])
+
+            def step(k: Expr) -> Stmt:
+                def weight(offset: int, size: int) -> Expr:
+                    return vload(floats, [k, const(offset)], size)
+
+                return multiply_accumulate(total, range(rows), lanes, weight, lambda r: scalar(r, k))
 
             def store(columns: int) -> Stmt:
                 return write_rows(anchor, total, columns, lanes, lead, block * width)
@@ -150,109 +149,21 @@ class CodedGemm(Template):
             stores = store(tail) if blocks == 1 else store(width)
             if blocks > 1 and tail != width:
                 stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
-            zero = total.clear(lanes, tirx.const(0, "float32"))
-            return seq([total.alloc(), zero, *tile.groups(total, block, lead), stores])
+            if floats is None:
+                sums = panel.multiply(total, block, scalar)
+            else:
+                sums = [loop("k", workload.k, step)]
+            return seq([total.alloc(), total.clear(lanes, tirx.const(0, "float32")), *sums, stores])
+
+        def task(index: Expr) -> Stmt:
+            if chunk == 1:
+                return tile(index // blocks, index % blocks)
+            floats = scratch("panel", (workload.k, width))
+            block, begin = index % blocks, index // blocks * chunk
+            # The last chunk is moved up to be a full one.
+            begin = tirx.min(begin, const(tiles - chunk))
+            each = loop("t", chunk, lambda t: tile(begin + t, block, floats))
+            return seq([alloc(floats), *panel.decode(floats, block), each])
 
         kind = parallel_kind(workload.flops, target)
-        return anchor.schedule_of(loop("task", chunks * blocks * per_chunk, task, kind))
-
-
-class _Tile:
-    """The sums of a register tile, group by group."""
-
-    def __init__(
-        self, anchor: Anchor, workload: Gemm, coding: Coding, rows: int, width: int, lanes: int
-    ) -> None:
-        self.data, self.codes, self.scales = anchor.inputs
-        self.k, self.length, self.bits = workload.k, coding.length(workload.k), coding.bits
-        self.rows, self.width, self.lanes = rows, width, lanes
-
-    def groups(self, total: Accumulators, block: Expr, lead: Any) -> list[Stmt]:
-        """``total += scale * sum`` for all groups, of which the last one may be shorter."""
-        whole, rest = divmod(self.k, self.length)
-        made = []
-        if whole:
-            made.append(loop("g", whole, lambda g: self._group(total, block, lead, g, self.length)))
-        if rest:
-            made.append(self._group(total, block, lead, const(whole), rest))
-        return made
-
-    def _group(self, total: Accumulators, block: Expr, lead: Any, group: Expr, count: int) -> Stmt:
-        acc = Accumulators(self.rows, self.width)
-        first = group * self.length
-        if self.bits == 8:
-            steps = [loop("k", count, lambda k: self._bytes(acc, block, lead, first + k))]
-        else:
-            words, rest = divmod(count, NIBBLES)
-            steps = []
-            if words:
-                steps.append(
-                    loop("k", words, lambda k: self._words(acc, block, lead, first + k * NIBBLES, NIBBLES))
-                )
-            if rest:
-                steps.append(self._words(acc, block, lead, first + words * NIBBLES, rest))
-        clear = acc.clear(self.lanes, tirx.const(0, "float32"))
-        return seq([acc.alloc(), clear, *steps, *self._scaled(total, acc, block, group)])
-
-    def _scaled(self, total: Accumulators, acc: Accumulators, block: Expr, group: Expr) -> list[Stmt]:
-        made = []
-        for offset, size in pieces(self.width, self.lanes):
-            scale = tirx.Var("s", _kind("float32", size))
-            made.append(tirx.Bind(scale, vload(self.scales, [block, group, const(offset)], size)))
-            for row in range(self.rows):
-                value = total.load(row, offset, size) + acc.load(row, offset, size) * scale
-                made.append(total.store(row, value, offset, size))
-        return made
-
-    def _bytes(self, acc: Accumulators, block: Expr, lead: Any, k: Expr) -> Stmt:
-        def weight(offset: int, size: int) -> Expr:
-            return vload(self.codes, [block, k, const(offset)], size)
-
-        return self._step(acc, lead, k, weight)
-
-    def _words(self, acc: Accumulators, block: Expr, lead: Any, k: Expr, count: int) -> Stmt:
-        """``count`` steps, from a ``k`` at which a word begins."""
-        words: dict[int, Expr] = {}
-        made = []
-        for offset, size in pieces(self.width, self.lanes):
-            words[offset] = tirx.Var("word", _kind("int32", size))
-            read = vload(self.codes, [block, tirx.floordiv(k, const(NIBBLES)), const(offset)], size)
-            made.append(tirx.Bind(words[offset], read))
-        for place in range(count):
-
-            def weight(offset: int, size: int, place: int = place) -> Expr:
-                return _nibble(words[offset], tirx.const(place, "int32"), size)
-
-            made.append(self._step(acc, lead, k + place, weight))
-        return seq(made)
-
-    def _step(self, acc: Accumulators, lead: Any, k: Expr, weight: Any) -> Stmt:
-        """``acc[row, :] += data[row, k] * weight`` for every row, ``weight`` of integers."""
-
-        def real(offset: int, size: int) -> Expr:
-            return tirx.Cast(_kind("float32", size), weight(offset, size))
-
-        def scalar(row: int) -> Expr:
-            return tirx.BufferLoad(self.data, [*lead(row), k])
-
-        return multiply_accumulate(acc, range(self.rows), self.lanes, real, scalar)
-
-
-def _panels(matrix: np.ndarray, width: int) -> np.ndarray:
-    """(k, n) to (n/width, k, width), zeros after the last column."""
-    k, n = matrix.shape
-    padded = np.pad(matrix, ((0, 0), (0, -n % width)))
-    return np.ascontiguousarray(padded.reshape(k, -1, width).transpose(1, 0, 2))
-
-
-def _nibble(word: Expr, place: Expr, size: int) -> Expr:
-    """The signed 4 bits at ``place`` of each of ``size`` words, in the highest bits of a word.
-
-    One instruction fewer than a number: a float of it is as exact, and its power of two is in the scales.
-    """
-    left = tirx.const(4 * (NIBBLES - 1), "int32") - place * 4
-    return (word << splat(left, size)) & splat(tirx.const(-int(_NIBBLE), "int32"), size)
-
-
-def _kind(dtype: str, size: int) -> str:
-    return dtype if size == 1 else f"{dtype}x{size}"
+        return anchor.schedule_of(loop("task", blocks * -(-tiles // chunk), task, kind))

@@ -156,7 +156,7 @@ def test_artifact_of_four_bits(size: int) -> None:
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_convolutions_of_single_pixels(kind: str) -> None:
-    """They are products of channels; between others, with residuals, nothing is moved."""
+    """They are products of channels; but for the image and the result, nothing is moved."""
     net = Quantized()
     x = net.conv(net.input(1, 3, 6, 7), 3, 32, 3)
     weights = [net.dequantized(kind, (c, d, 1, 1), (c,), False, axis=0) for c, d in ((48, 32), (32, 48))]
@@ -164,7 +164,7 @@ def test_convolutions_of_single_pixels(kind: str) -> None:
     net.output(net.op("Add", x, net.op("Conv", wide, weights[1])))
     artifact = check(net)
     assert [k.schedule.split("{")[0] for k in artifact.kernels if "gemm" in k.name] == ["gemm.coded"] * 2
-    assert not [k.name for k in artifact.kernels if k.name.startswith("transpose")]
+    assert len([k.name for k in artifact.kernels if "transpose" in k.name]) == 2
 
 
 @pytest.mark.parametrize("attributes", [{"strides": [2, 2]}, {"pads": [1, 1, 1, 1]}, {"group": 2}])
