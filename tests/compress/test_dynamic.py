@@ -130,12 +130,41 @@ def test_recurrent_layers(kind: str, bits: int, directions: int) -> None:
     assert np.abs(found[0] - right).mean() < (0.005 if bits == 8 else 0.1)
 
 
+@pytest.mark.parametrize("activations", ["dynamic", "float32"])
+def test_tables(activations: str) -> None:
+    """Rows that are looked up, also twice in one table, are floats of integers; small tables stay."""
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.standard_normal((rows, 32)).astype(np.float32) for name, rows in (("t", 50), ("few", 9))
+    }
+    nodes = [
+        helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT64),
+        helper.make_node("Abs", ["i"], ["j"]),
+        helper.make_node("Gather", ["t", "i"], ["a"]),
+        helper.make_node("Gather", ["t", "j"], ["b"]),
+        helper.make_node("Gather", ["few", "j"], ["c"]),
+        helper.make_node("Sum", ["a", "b", "c"], ["y"]),
+    ]
+    small = network(nodes, (2, 3), weights).compress(parse(f"quantize:activations={activations}"))
+    assert small.source is not None
+    stored = {t.name for t in small.source.graph.initializer}
+    assert "few" in stored
+    assert "t" not in stored
+    assert small.history[-1].effect["layers"] == 2
+    x = np.array([[3, -1, 0], [8, -7, 5]], np.float32)
+    found, theirs = outputs(small, {"x": x})
+    np.testing.assert_allclose(found[0], theirs[0], rtol=0, atol=1e-6)
+    i = x.astype(int)
+    right = weights["t"][i] + weights["t"][abs(i)] + weights["few"][abs(i)]
+    assert 0 < np.abs(found[0] - right).max() < 0.05
+
+
 def test_what_stays_in_float() -> None:
     """Convolutions do, and what ``keep`` names."""
     small = fashion("lenet5").compress(parse("quantize:activations=dynamic"))
     assert kinds(small).count("Conv") == kinds(fashion("lenet5")).count("Conv")
     assert "ConvInteger" not in kinds(small)
-    with pytest.raises(ModelError, match="no product of matrices or recurrent layer"):
+    with pytest.raises(ModelError, match="no product of matrices, recurrent layer or table"):
         fashion("lstm").compress(parse("quantize:activations=dynamic,keep=."))
 
 

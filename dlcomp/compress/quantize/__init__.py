@@ -21,6 +21,7 @@ from dlcomp.compress.quantize.grid import Grid, grid_of_groups, grid_of_range, g
 from dlcomp.compress.quantize.plan import Plan, plan
 from dlcomp.compress.quantize.ranges import METHODS, range_of
 from dlcomp.compress.quantize.rounding import Rounding, hessians
+from dlcomp.compress.quantize.tables import write_tables
 from dlcomp.compress.quantize.write import write_activations, write_bias, write_weight
 from dlcomp.compress.reconstruct import fits_of, set_bias, set_fitted, targets
 from dlcomp.errors import ModelError, UsageError
@@ -43,7 +44,7 @@ class Quantize:
         ``uint8``, ``int8``, ``uint16`` or ``int16``. Without data, unless the rounding needs some (and no
         bias is corrected then): ``float32`` for weights alone; ``dynamic`` for products of matrices on
         integers by the ranges of each run, all other layers left in float. With these two also weights of
-        LSTM, GRU and RNN become integers.
+        LSTM, GRU and RNN become integers, and tables that rows are looked up in (8 bits, a scale for a row).
     bits : int
         Of the weights, 2 to 8, stored in 8; of weights alone up to 4 in 4.
     per_channel : bool
@@ -159,9 +160,11 @@ class Quantize:
         _raise_opset(network, 21 if late else 13)
         chosen = self._plan(network)
         before = sum(array.nbytes for array in network.weights.values())
-        recurrent = self._recurrent(network)
-        if not chosen.layers and not recurrent:
-            kind = "product of matrices or recurrent layer" if self.activations == _DYNAMIC else "layer"
+        others = self._others(network)
+        if not chosen.layers and not others:
+            kind = (
+                "product of matrices, recurrent layer or table" if self.activations == _DYNAMIC else "layer"
+            )
             raise ModelError(f"it has no {kind} with a stored weight to quantize", where="quantize")
         channels: dict[str, int] = {}
         for layer in chosen.layers if self.correct_bias and data is not None else ():
@@ -179,7 +182,7 @@ class Quantize:
         write_activations(network, chosen, grids)
         network.drop_unread()
         after = sum(_bytes(array) for array in network.weights.values())
-        return {"layers": len(chosen.layers) + recurrent, "values": len(grids), "bytes": [before, after]}
+        return {"layers": len(chosen.layers) + others, "values": len(grids), "bytes": [before, after]}
 
     def _plan(self, network: Network) -> Plan:
         chosen = plan(network, self.keep)
@@ -187,10 +190,12 @@ class Quantize:
             return chosen
         return replace(chosen, layers=[layer for layer in chosen.layers if is_product(network, layer)])
 
-    def _recurrent(self, network: Network) -> int:
+    def _others(self, network: Network) -> int:
+        """Recurrent layers and tables: how many became integers."""
         if not self._alone:
             return 0
-        return write_recurrent(network, self.keep, self.bits, self.weight_search, self._packed)
+        options = (network, self.keep, self.bits, self.weight_search)
+        return write_recurrent(*options, self._packed) + write_tables(*options)
 
     def _grids(self, chosen: Plan, seen: Mapping[str, Histogram]) -> dict[str, Grid]:
         """Values that share a scale get the range of all of them."""

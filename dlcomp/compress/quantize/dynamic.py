@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from dlcomp.compress.layers import Layer, matches, weight_of
 from dlcomp.compress.network import Network
 from dlcomp.compress.quantize.grid import Grid, grid_of_weight
-from dlcomp.compress.quantize.write import write_stored
+from dlcomp.compress.quantize.write import replaced, write_stored
 
 _RECURRENT = ("LSTM", "GRU", "RNN")
 # Their weights: of inputs and of states, (directions, gates * hidden, ...).
@@ -50,7 +50,7 @@ def write_dynamic(network: Network, layer: Layer, grid: Grid, integers: np.ndarr
     ]
     if bias:
         made.append(helper.make_node("Add", [names["product"], bias], [result], name=names["product"]))
-    network.rewrite(lambda other: made if list(other.output) == [result] else [other])
+    replaced(network, result, made)
 
 
 def write_recurrent(network: Network, keep: tuple[str, ...], bits: int, search: bool, packed: bool) -> int:

@@ -67,6 +67,11 @@ def write_bias(network: Network, layer: Layer, bias: np.ndarray, data: Grid, wei
     _dequantized(network, layer.node, layer.bias, stored, Grid(scale, np.zeros(bias.shape, np.int32), 0))
 
 
+def replaced(network: Network, result: str, made: list[onnx.NodeProto]) -> None:
+    """The nodes ``made`` in the place of the one that makes ``result``."""
+    network.rewrite(lambda node: made if list(node.output) == [result] else [node])
+
+
 def _dequantized(network: Network, reader: onnx.NodeProto, place: int, stored: str, grid: Grid) -> None:
     reals = network.name(f"{stored}_dequantized")
     attributes = {} if grid.axis is None else {"axis": grid.axis}
