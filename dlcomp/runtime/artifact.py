@@ -275,6 +275,12 @@ def open(path: str | os.PathLike[str], *, check_host: bool = True) -> Artifact:
     return Artifact(*storage.load(where, check_host=check_host), str(where))
 
 
+def _makes_few_values(step: Step) -> bool:
+    """Whether weights that are stored as floats have few values after it, or are integers with scales."""
+    alone = step.options.get("activations") in ("float32", "dynamic")
+    return step.name == "share" or (step.name == "quantize" and alone)
+
+
 def _versions() -> dict[str, str]:
     from dlcomp import __version__
 

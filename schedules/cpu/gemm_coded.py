@@ -20,7 +20,7 @@ from dlcomp.schedules.anchor import Anchor
 from dlcomp.schedules.coding import coding_of, is_coded
 from dlcomp.schedules.cpu import coded_weights
 from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, loop, scratch, seq, vload
-from dlcomp.schedules.cpu.gemm import unflatten
+from dlcomp.schedules.cpu.gemm import colliding, unflatten
 from dlcomp.schedules.cpu.tile import (
     Accumulators,
     bytes_a_cycle,
@@ -39,6 +39,8 @@ from dlcomp.target import Target
 # Instructions that make a vector of floats of integers, and how many are done in a cycle beside others.
 _DECODING = {8: 2, 4: 3}
 _ISSUED = 3.0
+# Cycles of such an instruction that multiplications do not hide.
+_BESIDE = 0.12
 
 
 class CodedGemm(Template):
@@ -84,11 +86,12 @@ class CodedGemm(Template):
         blocks, tiles = -(-workload.n // width), -(-workload.m // rows)
         vectors = len(pieces(width, lanes_of(target)))
         decoding = _DECODING[coding.bits]
-        floor, ends = tile_cycles(rows, width, target), 3 * rows * vectors + 20
+        floor = tile_cycles(rows, width, target) + colliding(k, rows)
+        ends = 3 * rows * vectors + 20
         if chunk == 1:
             read = width * coding.bits / 8 / bytes_a_cycle(k * blocks * width * coding.bits // 8, target)
             groups = -(-k // coding.length(k))
-            step = max(floor, vectors * (decoding + rows) / _ISSUED, read)
+            step = max(floor, vectors * (decoding + rows) / _ISSUED, read) + _BESIDE * vectors * decoding
             a_task = step * k + groups * rows * vectors * 2 + ends
         else:
             step = max(floor, width * 4 / bytes_a_cycle(k * width * 4, target))

@@ -194,8 +194,8 @@ class Quantize:
         """Recurrent layers and tables: how many became integers."""
         if not self._alone:
             return 0
-        options = (network, self.keep, self.bits, self.weight_search)
-        return write_recurrent(*options, self._packed) + write_tables(*options)
+        layers = write_recurrent(network, self.keep, self.bits, self.weight_search, self._packed)
+        return layers + write_tables(network, self.keep, self.weight_search)
 
     def _grids(self, chosen: Plan, seen: Mapping[str, Histogram]) -> dict[str, Grid]:
         """Values that share a scale get the range of all of them."""

@@ -18,7 +18,7 @@ from dlcomp.compress.quantize.write import replaced
 _LEAST_SIZE = 1024
 
 
-def write_tables(network: Network, keep: tuple[str, ...], bits: int, search: bool) -> int:
+def write_tables(network: Network, keep: tuple[str, ...], search: bool) -> int:
     """Every stored table (rows, columns) that rows are looked up in; how many lookups there are."""
     tables: dict[str, tuple[str, str]] = {}
     found = 0
@@ -32,10 +32,9 @@ def write_tables(network: Network, keep: tuple[str, ...], bits: int, search: boo
         if attributes_of(node).get("axis", 0) != 0:
             continue
         if name not in tables:
-            grid = grid_of_weight(table, bits, 0, search)
-            most = 2 ** (bits - 1) - 1
+            grid = grid_of_weight(table, 8, 0, search)
             tables[name] = network.name(f"{name}_quantized"), network.name(f"{name}_scale")
-            network.set_weight(tables[name][0], grid.integers(table, -most, most))
+            network.set_weight(tables[name][0], grid.integers(table, -127, 127))
             network.set_weight(tables[name][1], grid.scale[:, None])
         stored, scale = tables[name]
         result = node.output[0]

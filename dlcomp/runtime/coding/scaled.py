@@ -20,7 +20,8 @@ _STEPS = (0, 1, -1, 2, -2)
 _MOST_DIMENSIONS = 7
 # A channel of fewer weights says too little, and saves too little.
 _LEAST_CHANNEL = 8
-_TRIED_CHANNELS = 4
+# What is looked at before the whole array is.
+_TRIED_CHANNELS, _TRIED_WEIGHTS = 4, 64
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,12 @@ def _along(array: np.ndarray, axes: tuple[int, ...]) -> Scaled | None:
     count = math.prod(array.shape[axis] for axis in axes)
     rows = np.ascontiguousarray(np.transpose(array, (*axes, *rest))).reshape(count, -1)
     filled = np.flatnonzero(rows.any(axis=1))
-    if not len(filled) or _scales(rows[filled[:_TRIED_CHANNELS]]) is None:
+    if not len(filled):
         return None
-    found = _scales(rows[filled])
+    some = rows[filled[:_TRIED_CHANNELS]]
+    places = np.abs(some).argmax(axis=1)[:, None]
+    some = np.hstack([np.take_along_axis(some, places, axis=1), some[:, :_TRIED_WEIGHTS]])
+    found = None if _scales(some) is None else _scales(rows[filled])
     if found is None:
         return None
     scales = np.zeros(count, np.float32)
@@ -87,8 +91,6 @@ def _scales(rows: np.ndarray) -> np.ndarray | None:
             open_rows = open_rows[~good]
             if not len(open_rows):
                 return found
-        if most == _USUAL[-1] and len(open_rows) > len(rows) / 2:
-            return None
     return None
 
 
