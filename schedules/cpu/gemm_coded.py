@@ -41,6 +41,8 @@ _DECODING = {8: 2, 4: 3}
 _ISSUED = 3.0
 # Cycles of such an instruction that multiplications do not hide.
 _BESIDE = 0.12
+# Columns that only fill a panel take memory: of settings that are about as fast, the one with fewer.
+_EMPTY = 0.05
 
 
 class CodedGemm(Template):
@@ -99,7 +101,8 @@ class CodedGemm(Template):
             a_task = panel + chunk * (step * k + ends)
         tasks = blocks * -(-tiles // chunk)
         # The cores end together, or one waits for another.
-        return a_task * -(-tasks // target.cores) * target.cores
+        cycles = a_task * -(-tasks // target.cores) * target.cores
+        return cycles * (1 + _EMPTY * (blocks * width / workload.n - 1))
 
     def pack(self, workload: Workload, knobs: Knobs, weight: Any) -> tuple[np.ndarray, ...]:
         """The integers and the scales of a :class:`dlcomp.schedules.coding.Coded`."""

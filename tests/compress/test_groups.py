@@ -50,9 +50,12 @@ def test_a_group_is_rounded_by_its_own_largest(
         )
 
 
-@pytest.mark.parametrize(("recipe", "part"), [("bits=8", 3.6), ("bits=4", 6.3), ("bits=4,group=32", 5.6)])
+@pytest.mark.parametrize(("recipe", "part"), [("bits=8", 3.5), ("bits=4", 6.3), ("bits=4,group=32", 5.6)])
 def test_small_in_every_form(tmp_path: Path, recipe: str, part: float) -> None:
-    """The ONNX file, the artifact's file and its weights in memory; the numbers are onnxruntime's."""
+    """The ONNX file, the artifact's file and its weights in memory; the numbers are onnxruntime's.
+
+    In memory 300 columns are panels of 320 or 336, the 10 last outputs are floats.
+    """
     model = lenet300()
     small = model.compress(parse(f"quantize:activations=float32,{recipe}"))
     artifacts = [m.compile("host") for m in (model, small)]
