@@ -8,22 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels import run, template
 
-from dlcomp.schedules.coding import Coding, coding_of, is_coded
+from dlcomp.schedules.coding import Coding, coding_of, example, is_coded
 from dlcomp.schedules.workload import Gemm, from_text, to_text
 from dlcomp.target import Target
-from dlcomp.tune.reference import expected, operands
 
 HOST = Target.parse("host")
 NAME = "gemm.coded"
 
 
 def check(workload: Gemm, knobs: dict[str, int], target: str = "host") -> None:
-    given_, constant = operands(workload)
-    found = run(NAME, workload, knobs, given_, (workload.m, workload.n), target, constant)
-    wanted = expected(workload, given_)
-    sums = np.abs(given_[0].astype(np.float64)) @ np.abs(given_[1].reals().astype(np.float64))
+    rng = np.random.default_rng(workload.m + workload.n + workload.k)
+    data = rng.standard_normal((workload.m, workload.k), dtype=np.float32)
+    weight = example(workload.k, workload.n, coding_of(workload.arithmetic), rng)
+    found = run(NAME, workload, knobs, [data, weight], (workload.m, workload.n), target)
+    wide, reals = data.astype(np.float64), weight.reals().astype(np.float64)
+    sums = np.abs(wide) @ np.abs(reals)
     # A sum of k products, each rounded: far below the error of one wrong integer.
-    assert (np.abs(found - wanted) <= 2e-7 * np.sqrt(workload.k + 16) * sums + 1e-12).all()
+    assert (np.abs(found - wide @ reals) <= 2e-7 * np.sqrt(workload.k + 16) * sums + 1e-12).all()
 
 
 @given(
