@@ -159,6 +159,30 @@ def test_tables(activations: str) -> None:
     assert 0 < np.abs(found[0] - right).max() < 0.05
 
 
+@pytest.mark.parametrize("activations", ["dynamic", "float32"])
+def test_every_kind_in_one_network(activations: str) -> None:
+    """A table, a recurrent layer and two products: of all that is stored no matrix of floats is left."""
+    rng = np.random.default_rng(0)
+    shapes = {"t": (50, 32), "w": (32, 32), "w2": (32, 32), "lw": (1, 64, 32), "lr": (1, 64, 16)}
+    weights = {name: rng.standard_normal(s).astype(np.float32) * 0.2 for name, s in shapes.items()}
+    nodes = [
+        helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["t", "i"], ["a"]),
+        helper.make_node("MatMul", ["a", "w"], ["b"]),
+        helper.make_node("Tanh", ["b"], ["c"]),
+        helper.make_node("MatMul", ["c", "w2"], ["d"]),
+        helper.make_node("LSTM", ["d", "lw", "lr"], ["y"], hidden_size=16),
+    ]
+    small = network(nodes, (3, 2), weights).compress(parse(f"quantize:activations={activations}"))
+    assert small.history[-1].effect["layers"] == 4
+    assert small.source is not None
+    assert not set(shapes) & {t.name for t in small.source.graph.initializer}
+    read = {name for node in small.source.graph.node for name in node.input} | {"y"}
+    assert all(read & set(node.output) for node in small.source.graph.node)
+    found, theirs = outputs(small, {"x": np.array([[3, 1], [8, 49], [0, 7]], np.float32)})
+    np.testing.assert_allclose(found[0], theirs[0], rtol=0, atol=1e-5)
+
+
 def test_what_stays_in_float() -> None:
     """Convolutions do, and what ``keep`` names."""
     small = fashion("lenet5").compress(parse("quantize:activations=dynamic"))

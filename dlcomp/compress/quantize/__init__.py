@@ -158,9 +158,10 @@ class Quantize:
         """Put quantize and dequantize nodes into ``network``; the account of what became integers."""
         late = "16" in self.activations or self.wide or self.group or self._packed
         _raise_opset(network, 21 if late else 13)
-        chosen = self._plan(network)
         before = sum(array.nbytes for array in network.weights.values())
+        # Before the plan, whose nodes are no longer the network's after tables have been written.
         others = self._others(network)
+        chosen = self._plan(network)
         if not chosen.layers and not others:
             kind = (
                 "product of matrices, recurrent layer or table" if self.activations == _DYNAMIC else "layer"
