@@ -17,6 +17,7 @@ from dlcomp.codegen.link import objects_of
 from dlcomp.codegen.program import KernelInfo, Program
 from dlcomp.errors import DlcompError, InternalError, UsageError
 from dlcomp.frontend import load
+from dlcomp.graph.coded import keep_coded
 from dlcomp.graph.fold import fold_constants
 from dlcomp.graph.layout import channels_last
 from dlcomp.graph.lower import lower
@@ -104,7 +105,7 @@ def _require_sizes(model: Model) -> None:
 def _cpu(model: Model, target: Target, without: Collection[str], records: Records | None) -> Program:
     # 1. The graph: same numbers, better form.
     with _phase("graph"):
-        module = rows_as_images(prepare(model.module))
+        module = keep_coded(rows_as_images(prepare(model.module)))
         module = fold_constants(module)
         module = channels_last(module)
         module = fold_constants(module)

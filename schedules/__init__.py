@@ -19,6 +19,7 @@ from dlcomp.schedules.cpu.conv2d import DirectConv2d
 from dlcomp.schedules.cpu.conv2d_sparse import SparseConv2d
 from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm
 from dlcomp.schedules.cpu.gemm_blocked import BlockedMatmul
+from dlcomp.schedules.cpu.gemm_coded import CodedGemm
 from dlcomp.schedules.cpu.gemm_sparse import SparseGemm
 from dlcomp.schedules.cpu.gemm_unstructured import UnstructuredGemm
 from dlcomp.schedules.cpu.open_shapes import OpenConv2d, OpenGemm, OpenWindow2d
@@ -37,6 +38,7 @@ TEMPLATES: tuple[Template, ...] = (
     SparseConv2d(),
     SparseGemm(),
     UnstructuredGemm(),
+    CodedGemm(),
     DirectBatchMatmul(),
     BlockedMatmul(),
     StrassenMatmul(),

@@ -55,6 +55,7 @@ def load(
         The format needs a package that is not installed; the hint names the extra.
     """
     from dlcomp.frontend.check import check_network, infer
+    from dlcomp.frontend.narrow import bytes_of_nibbles
     from dlcomp.frontend.node_checks import check_nodes
     from dlcomp.frontend.qdq import on_integers
     from dlcomp.frontend.read import read
@@ -74,7 +75,8 @@ def load(
     rest = {} if network.producer_name == PRODUCER else known
     bound = infer(bind(fix(network, rest), shapes or {}), name)
     check_nodes(bound, name)
-    model = import_network(on_integers(simplify(bound)), source=bound, name=name)
+    plain = bytes_of_nibbles(simplify(bound))
+    model = import_network(on_integers(plain), source=bound, name=name)
     return replace(model, path=os.fspath(source)) if isinstance(source, str | os.PathLike) else model
 
 

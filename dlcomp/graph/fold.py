@@ -37,13 +37,14 @@ def fold_constants(module: IRModule) -> IRModule:
     """``module`` with calls on constants replaced by their values."""
 
     def step(builder: relax.BlockBuilder, value: Any) -> Any:
-        folded = _evaluate(builder, value)
+        folded = evaluate(builder, value)
         return value if folded is None else constant(folded)
 
     return rebuild(module, step)
 
 
-def _evaluate(builder: relax.BlockBuilder, call: Any) -> np.ndarray | None:
+def evaluate(builder: relax.BlockBuilder, call: Any) -> np.ndarray | None:
+    """The value of a call on constants; None for anything else."""
     name = op_name(call)
     first = array_of(call.args[0]) if name and call.args else None
     if first is None:

@@ -15,6 +15,7 @@ import numpy as np
 from tvm import IRModule, relax, tirx, topi
 
 from dlcomp.frontend.symbolic import is_open, product
+from dlcomp.graph.coded import with_coded_kernels
 from dlcomp.graph.integer import Integers, copied, integers, is_integer
 from dlcomp.graph.legalize import ELEMENTWISE, default, is_f32
 from dlcomp.graph.patterns import annotated
@@ -53,7 +54,7 @@ def lower(
         "relax.nn.max_pool2d": lambda bb, call: _pool2d(bb, call, choose),
         "relax.nn.avg_pool2d": lambda bb, call: _pool2d(bb, call, choose),
     }
-    module = exact_steps(module)
+    module = with_coded_kernels(exact_steps(module), choose)
     with target.to_tvm():
         # TopK, CumSum and the like, which have no legalization.
         module = relax.backend.DispatchSortScan()(module)

@@ -211,12 +211,13 @@ class Artifact:
         ----------
         path : path
         coded : bool, optional
-            Write weights of few different values in fewer bytes, from which :func:`open` makes the same
-            arrays in its own memory. Without a choice, it is done for networks with shared weights.
+            Write weights of few different values, or that are integers with scales, in fewer bytes, from
+            which :func:`open` makes the same arrays in its own memory. Without a choice, it is done for
+            networks with shared weights and for those of which weights alone are quantized.
         """
         where = Path(path)
         if coded is None:
-            coded = any(step.name == "share" for step in self.manifest.history)
+            coded = any(_makes_few_values(step) for step in self.manifest.history)
         self.manifest = storage.save(where, self.manifest, self._files, self.weights, coded=coded)
         self.path = str(where)
         return where
@@ -272,6 +273,12 @@ def open(path: str | os.PathLike[str], *, check_host: bool = True) -> Artifact:
     """
     where = Path(path)
     return Artifact(*storage.load(where, check_host=check_host), str(where))
+
+
+def _makes_few_values(step: Step) -> bool:
+    """Whether weights that are stored as floats have few values after it, or are integers with scales."""
+    alone = step.options.get("activations") in ("float32", "dynamic")
+    return step.name == "share" or (step.name == "quantize" and alone)
 
 
 def _versions() -> dict[str, str]:

@@ -11,18 +11,23 @@ from typing import Any
 
 import numpy as np
 
+from dlcomp.schedules.coding import Coded, coding_of, is_coded
+from dlcomp.schedules.coding import example as coded_example
 from dlcomp.schedules.cpu.arithmetic import arithmetic_of
 from dlcomp.schedules.sparsity import example
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload, to_text
 
 
-def operands(workload: Workload) -> tuple[list[np.ndarray], bool]:
+def operands(workload: Workload) -> tuple[list[Any], bool]:
     """Random operands, the same ones every time, and whether those after the first are constants."""
     rng = np.random.default_rng(zlib.crc32(to_text(workload).encode()))
 
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape, dtype=np.float32)
 
+    if isinstance(workload, Gemm) and is_coded(workload.arithmetic):
+        coded = coded_example(workload.k, workload.n, coding_of(workload.arithmetic), rng)
+        return [normal(workload.m, workload.k), coded], True
     if isinstance(workload, Gemm | Conv2d) and workload.arithmetic != "float32":
         return _integers(workload, rng), True
     if isinstance(workload, Gemm):
@@ -59,8 +64,9 @@ def _integers(workload: Gemm | Conv2d, rng: np.random.Generator) -> list[np.ndar
     return [data, rng.integers(-128, 128, shapes[1]).astype(kinds.weight)]
 
 
-def expected(workload: Workload, given: list[np.ndarray]) -> np.ndarray:
+def expected(workload: Workload, given: list[Any]) -> np.ndarray:
     """The float64 result for ``given`` operands."""
+    given = [value.reals() if isinstance(value, Coded) else value for value in given]
     if isinstance(workload, Gemm | BatchMatmul):
         return np.asarray(np.matmul(given[0].astype(np.float64), given[1].astype(np.float64)))
     if isinstance(workload, Conv2d):

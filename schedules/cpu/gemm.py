@@ -14,6 +14,7 @@ import numpy as np
 from tvm import te, tirx
 
 from dlcomp.schedules.anchor import Anchor
+from dlcomp.schedules.coding import is_coded
 from dlcomp.schedules.cpu.arithmetic import arithmetic_of, narrowest
 from dlcomp.schedules.cpu.emit import Expr, Stmt, const, loop, prefetch, seq, vload
 from dlcomp.schedules.cpu.tile import (
@@ -51,7 +52,12 @@ class PackedGemm(Template):
     name: ClassVar[str] = "gemm.packed"
 
     def accepts(self, workload: Workload, target: Target) -> bool:
-        return isinstance(workload, Gemm) and workload.m > 0 and target.kind == "cpu"
+        return (
+            isinstance(workload, Gemm)
+            and workload.m > 0
+            and target.kind == "cpu"
+            and not is_coded(workload.arithmetic)
+        )
 
     def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
         assert isinstance(workload, Gemm)

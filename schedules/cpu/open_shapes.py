@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from tvm import te, tirx
 
 from dlcomp.schedules.anchor import Anchor
+from dlcomp.schedules.coding import is_coded
 from dlcomp.schedules.cpu.conv2d import DirectConv2d
 from dlcomp.schedules.cpu.emit import (
     Expr,
@@ -67,7 +68,12 @@ class OpenGemm(PackedGemm):
     name: ClassVar[str] = "gemm.open"
 
     def accepts(self, workload: Workload, target: Target) -> bool:
-        return isinstance(workload, Gemm) and workload.m == 0 and target.kind == "cpu"
+        return (
+            isinstance(workload, Gemm)
+            and workload.m == 0
+            and target.kind == "cpu"
+            and not is_coded(workload.arithmetic)
+        )
 
     def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
         assert isinstance(workload, Gemm)

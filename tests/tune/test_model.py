@@ -82,6 +82,23 @@ def test_reference_is_onnxruntimes(
     np.testing.assert_allclose(expected(wl, given_), result, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("arithmetic", ["w8", "w4", "w4g16", "w8g24"])
+def test_reference_of_coded_weights(arithmetic: str) -> None:
+    """Every weight is its integer by the scale of its group, summed one by one."""
+    wl = Gemm(2, 3, 40, arithmetic)
+    (data, coded), constant = operands(wl)
+    group = coded.coding.group or 40
+    assert constant
+    found = expected(wl, [data, coded])
+    for row in range(2):
+        for n in range(3):
+            terms = [
+                float(data[row, k]) * float(np.float32(coded.integers[k, n]) * coded.scales[k // group, n])
+                for k in range(40)
+            ]
+            assert found[row, n] == pytest.approx(sum(terms), rel=1e-12)
+
+
 @pytest.mark.parametrize("spec", CPUS)
 @pytest.mark.parametrize("workload", WORKLOADS, ids=str)
 def test_candidates_are_the_spaces(workload: Workload, spec: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,12 @@ from dlcomp.compress.network import Network
 from dlcomp.compress.observe import Histogram, observe
 from dlcomp.compress.quantize import power_of_two
 from dlcomp.compress.quantize.bias import mean_error
-from dlcomp.compress.quantize.grid import Grid, grid_of_range, grid_of_weight
+from dlcomp.compress.quantize.dynamic import is_product, write_dynamic, write_recurrent
+from dlcomp.compress.quantize.grid import Grid, grid_of_groups, grid_of_range, grid_of_weight
 from dlcomp.compress.quantize.plan import Plan, plan
 from dlcomp.compress.quantize.ranges import METHODS, range_of
 from dlcomp.compress.quantize.rounding import Rounding, hessians
+from dlcomp.compress.quantize.tables import write_tables
 from dlcomp.compress.quantize.write import write_activations, write_bias, write_weight
 from dlcomp.compress.reconstruct import fits_of, set_bias, set_fitted, targets
 from dlcomp.errors import ModelError, UsageError
@@ -27,8 +29,8 @@ from dlcomp.errors import ModelError, UsageError
 __all__ = ["Quantize"]
 
 _ACTIVATIONS = {"uint8": 256, "int8": 256, "uint16": 65536, "int16": 65536}
-# Only weights become integers.
-_FLOAT = "float32"
+# Only weights become integers; activations too, by the ranges of each run.
+_FLOAT, _DYNAMIC = "float32", "dynamic"
 _SCALES = ("any", "power_of_two")
 
 
@@ -39,10 +41,12 @@ class Quantize:
     Attributes
     ----------
     activations : str
-        ``uint8``, ``int8``, ``uint16`` or ``int16``; ``float32`` for weights alone, which needs no data
-        unless the rounding does (without data no bias is corrected).
+        ``uint8``, ``int8``, ``uint16`` or ``int16``. Without data, unless the rounding needs some (and no
+        bias is corrected then): ``float32`` for weights alone; ``dynamic`` for products of matrices on
+        integers by the ranges of each run, all other layers left in float. With these two also weights of
+        LSTM, GRU and RNN become integers, and tables that rows are looked up in (8 bits, a scale for a row).
     bits : int
-        Of the weights, 2 to 8, stored in 8.
+        Of the weights, 2 to 8, stored in 8; of weights alone up to 4 in 4.
     per_channel : bool
         A scale for each output channel of a weight.
     symmetric : bool
@@ -94,6 +98,7 @@ class Quantize:
     damping: float = 0.01
     steps: int = 500
     wide: tuple[str, ...] = ()
+    group: int = 0
     name: str = "quantize"
 
     def __post_init__(self) -> None:
@@ -102,50 +107,96 @@ class Quantize:
         if self.scales == "power_of_two":
             for option, value in (("activations", "int8"), ("symmetric", True)):
                 object.__setattr__(self, option, value)
-        if self.activations not in (*_ACTIVATIONS, _FLOAT):
-            known = ", ".join((*_ACTIVATIONS, _FLOAT))
+        if self.activations not in (*_ACTIVATIONS, _FLOAT, _DYNAMIC):
+            known = ", ".join((*_ACTIVATIONS, _FLOAT, _DYNAMIC))
             raise UsageError(f"activations cannot be {self.activations!r}", hint=known)
         if self.method not in METHODS:
             raise UsageError(f"there is no method {self.method!r}", hint=", ".join(METHODS))
         if not 2 <= self.bits <= 8:
             raise UsageError(f"weights can have 2 to 8 bits, not {self.bits}")
         self._rounding()
+        self._check_group()
         check_expressions((*self.keep, *self.wide))
         if self.wide and self.scales == "power_of_two":
             raise UsageError("scales=power_of_two are those of 8 bits, wide has 16", hint="leave out one")
+
+    def _check_group(self) -> None:
+        if not self.group:
+            return
+        if self.group < 16 or self.group % 8:
+            raise UsageError(
+                f"a group is a multiple of 8 from 16 on, not {self.group}", hint="group=32, 64 or 128"
+            )
+        for option, value, needed in (
+            ("activations", self.activations, _FLOAT),
+            ("per_channel", self.per_channel, True),
+            ("scales", self.scales, "any"),
+        ):
+            if value != needed:
+                raise UsageError(f"group needs {option}={needed}, not {value}")
+        if self.rounding == "adaround":
+            raise UsageError("group cannot be rounded by adaround", hint="rounding=gptq")
 
     def _rounding(self) -> Rounding:
         return Rounding(self.rounding, self.act_order, self.damping, self.steps)
 
     @property
+    def _alone(self) -> bool:
+        """Whether no range of activations is to be known."""
+        return self.activations in (_FLOAT, _DYNAMIC)
+
+    @property
+    def _packed(self) -> bool:
+        """Whether weights are stored in 4 bits: integer arithmetic has 8."""
+        return self.activations == _FLOAT and self.bits <= 4
+
+    @property
     def needs_data(self) -> bool:
-        return self.activations != _FLOAT or self.rounding != "nearest" or self.sequential
+        return not self._alone or self.rounding != "nearest" or self.sequential
 
     def rewrite(self, network: Network, data: Calibration | None) -> dict[str, Any]:
         """Put quantize and dequantize nodes into ``network``; the account of what became integers."""
-        _raise_opset(network, 21 if "16" in self.activations or self.wide else 13)
-        chosen = plan(network, self.keep)
-        if not chosen.layers:
-            raise ModelError("it has no layer with a stored weight to quantize", where="quantize")
+        late = "16" in self.activations or self.wide or self.group or self._packed
+        _raise_opset(network, 21 if late else 13)
+        before = sum(array.nbytes for array in network.weights.values())
+        # Before the plan, whose nodes are no longer the network's after tables have been written.
+        others = self._others(network)
+        chosen = self._plan(network)
+        if not chosen.layers and not others:
+            kind = (
+                "product of matrices, recurrent layer or table" if self.activations == _DYNAMIC else "layer"
+            )
+            raise ModelError(f"it has no {kind} with a stored weight to quantize", where="quantize")
         channels: dict[str, int] = {}
         for layer in chosen.layers if self.correct_bias and data is not None else ():
             channels.setdefault(layer.data, layer.channels)
-        alone = self.activations == _FLOAT
-        names = list(channels) if alone else chosen.values
+        names = list(channels) if self._alone else chosen.values
         seen = observe(network, names, data, channels) if data is not None and names else {}
-        grids = {} if alone else self._grids(chosen, seen)
-        before = sum(array.nbytes for array in network.weights.values())
+        grids = {} if self._alone else self._grids(chosen, seen)
         weights = self._weights(network, chosen.layers, grids, data)
         # Layers may have been given biases.
-        chosen = plan(network, self.keep) if self.sequential else chosen
+        chosen = self._plan(network) if self.sequential else chosen
         for layer in chosen.layers:
             known = channels.get(layer.data) == layer.channels
             mean = seen[layer.data].mean if known else None
             self._layer(network, layer, grids.get(layer.data), mean, *weights[layer.output])
         write_activations(network, chosen, grids)
         network.drop_unread()
-        after = sum(array.nbytes for array in network.weights.values())
-        return {"layers": len(chosen.layers), "values": len(grids), "bytes": [before, after]}
+        after = sum(_bytes(array) for array in network.weights.values())
+        return {"layers": len(chosen.layers) + others, "values": len(grids), "bytes": [before, after]}
+
+    def _plan(self, network: Network) -> Plan:
+        chosen = plan(network, self.keep)
+        if self.activations != _DYNAMIC:
+            return chosen
+        return replace(chosen, layers=[layer for layer in chosen.layers if is_product(network, layer)])
+
+    def _others(self, network: Network) -> int:
+        """Recurrent layers and tables: how many became integers."""
+        if not self._alone:
+            return 0
+        layers = write_recurrent(network, self.keep, self.bits, self.weight_search, self._packed)
+        return layers + write_tables(network, self.keep, self.weight_search)
 
     def _grids(self, chosen: Plan, seen: Mapping[str, Histogram]) -> dict[str, Grid]:
         """Values that share a scale get the range of all of them."""
@@ -212,11 +263,14 @@ class Quantize:
             bias = np.broadcast_to(stored.reshape(-1), weight.shape[layer.axis : layer.axis + 1])
         if error is not None and (bias is not None or layer.node.op_type in ("Conv", "Gemm")):
             bias = (np.zeros(len(error)) if bias is None else bias) - error
-        write_weight(network, layer, grid, integers)
+        if self.activations != _DYNAMIC:
+            write_weight(network, layer, grid, integers, self._packed)
         if bias is not None and data is not None:
             write_bias(network, _with_bias(network, layer, bias), bias, data, grid)
         elif bias is not None and error is not None:
             set_bias(network, layer, bias)
+        if self.activations == _DYNAMIC:
+            write_dynamic(network, layer, grid, integers)
 
     def _weight_grid(self, network: Network, layer: Layer, weight: np.ndarray, data: Grid | None) -> Grid:
         axis = layer.axis if self.per_channel else None
@@ -224,8 +278,15 @@ class Quantize:
             found = power_of_two.grid_of_weight(weight, self.bits, axis)
             grid = _without_overflow(network, layer, data, found)
             return Grid(power_of_two.rounded_up(grid.scale), grid.zero, axis)
+        if self.group and weight.ndim == 2 and weight.shape[1 - layer.axis] > self.group:
+            return grid_of_groups(weight, self.bits, 1 - layer.axis, self.group, self.weight_search)
         grid = grid_of_weight(weight, self.bits, axis, self.weight_search)
         return _without_overflow(network, layer, data, grid)
+
+
+def _bytes(array: np.ndarray) -> int:
+    """What it takes in a file: two integers of 4 bits share a byte."""
+    return -(-array.size // 2) if "int4" in str(array.dtype) else array.nbytes
 
 
 def _wider(activations: str) -> str:

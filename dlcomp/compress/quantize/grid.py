@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,30 +15,34 @@ _SHARES = np.linspace(0.5, 1.0, 51)
 class Grid:
     """``real = (integer - zero) * scale``, the integers in the type of ``zero``.
 
-    ``scale`` is a float32, or an array of one for each index of ``axis``.
+    ``scale`` is a float32, or an array of one for each index of ``axis``; with a ``group`` of the tensor's
+    rank, with one for so many neighbours along ``axis`` (of which the last may be fewer).
     """
 
     scale: np.ndarray
     zero: np.ndarray
     axis: int | None = None
+    group: int = 0
 
-    def aligned(self, array: np.ndarray, rank: int) -> np.ndarray:
-        """``array`` (scale or zero) so that it broadcasts over a tensor of ``rank``."""
+    def aligned(self, array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        """``array`` (scale or zero) so that it broadcasts over a tensor of ``shape``."""
         if self.axis is None:
             return array
-        wide: np.ndarray = array.reshape([-1 if d == self.axis else 1 for d in range(rank)])
+        if self.group:
+            return np.repeat(array, self.group, self.axis).take(range(shape[self.axis]), self.axis)
+        wide: np.ndarray = array.reshape([-1 if d == self.axis else 1 for d in range(len(shape))])
         return wide
 
     def integers(self, real: np.ndarray, low: int, high: int) -> np.ndarray:
         """``real`` rounded to the nearest, ties to even, as ONNX's QuantizeLinear does."""
-        scale = self.aligned(self.scale, real.ndim)
-        zero = self.aligned(self.zero, real.ndim).astype(np.float32)
+        scale = self.aligned(self.scale, real.shape)
+        zero = self.aligned(self.zero, real.shape).astype(np.float32)
         rounded = np.rint(real.astype(np.float32) / scale) + zero
         integers: np.ndarray = np.clip(rounded, low, high).astype(self.zero.dtype)
         return integers
 
     def reals(self, integers: np.ndarray) -> np.ndarray:
-        scale, zero = (self.aligned(a, integers.ndim) for a in (self.scale, self.zero))
+        scale, zero = (self.aligned(a, integers.shape) for a in (self.scale, self.zero))
         result: np.ndarray = (integers.astype(np.float32) - zero.astype(np.float32)) * scale
         return result
 
@@ -59,20 +64,33 @@ def grid_of_weight(weight: np.ndarray, bits: int, axis: int | None, search: bool
 
     With ``search`` the scale with the least squared error, and not the one of the largest magnitude.
     """
-    most = 2 ** (bits - 1) - 1
     rows = (
         weight.reshape(1, -1)
         if axis is None
         else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     )
+    scale = _scale_of_rows(rows, bits, search)
+    zero = np.zeros(scale.shape, "int8")
+    return Grid(scale[0], zero[0], None) if axis is None else Grid(scale, zero, axis)
+
+
+def grid_of_groups(weight: np.ndarray, bits: int, axis: int, group: int, search: bool) -> Grid:
+    """The symmetric grid of a matrix with a scale for every ``group`` neighbours along ``axis``."""
+    rows = np.moveaxis(weight, axis, 1)
+    count = -(-rows.shape[1] // group)
+    padded = np.pad(rows, ((0, 0), (0, count * group - rows.shape[1]))).reshape(-1, group)
+    scale = np.moveaxis(_scale_of_rows(padded, bits, search).reshape(-1, count), 1, axis)
+    return Grid(np.ascontiguousarray(scale), np.zeros(scale.shape, "int8"), axis, group)
+
+
+def _scale_of_rows(rows: np.ndarray, bits: int, search: bool) -> np.ndarray:
+    most = 2 ** (bits - 1) - 1
     largest = np.abs(rows).max(axis=1).astype(np.float64)
     share = np.ones(len(rows))
     if search:
         errors = [_row_errors(rows, largest * s / most, most) for s in _SHARES]
         share = _SHARES[np.argmin(errors, axis=0)]
-    scale = _scale(largest * share / most)
-    zero = np.zeros(scale.shape, "int8")
-    return Grid(scale[0], zero[0], None) if axis is None else Grid(scale, zero, axis)
+    return _scale(largest * share / most)
 
 
 def _row_errors(rows: np.ndarray, scale: np.ndarray, most: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from dlcomp.compress.matrices import from_matrices, to_matrices
 from dlcomp.compress.network import Network
 from dlcomp.compress.quantize.adaround import adaptive
 from dlcomp.compress.quantize.grid import Grid
-from dlcomp.compress.rounding import in_order
+from dlcomp.compress.rounding import Nearest, in_order
 from dlcomp.compress.second_order import second_order
 from dlcomp.errors import UsageError
 
@@ -61,16 +61,21 @@ class Rounding:
         if self.method == "nearest" or hessian is None:
             return grid.integers(weight, -most, most)
         wanted = to_matrices(layer, weight).astype(np.float64)
-        scale = np.broadcast_to(grid.aligned(grid.scale, weight.ndim), weight.shape)
-        wanted = wanted / to_matrices(layer, scale)
+        scale = np.broadcast_to(grid.aligned(grid.scale, weight.shape), weight.shape)
+        steps = to_matrices(layer, scale).astype(np.float64)
 
-        def nearest(column: np.ndarray, place: int) -> np.ndarray:
-            return np.asarray(np.clip(np.rint(column), -most, most))
+        def nearest_of(step: np.ndarray) -> Nearest:
+            def nearest(column: np.ndarray, place: int) -> np.ndarray:
+                integers = np.clip(np.rint(column / step[:, place]), -most, most)
+                return np.asarray(integers * step[:, place])
 
-        pairs = zip(wanted, hessian, strict=True)
-        made = np.stack([in_order(w, h, nearest, self.act_order) for w, h in pairs])
+            return nearest
+
+        parts = zip(wanted, hessian, steps, strict=True)
+        made = np.stack([in_order(w, h, nearest_of(s), self.act_order) for w, h, s in parts])
+        made = np.rint(made / steps)
         if self.method == "adaround":
-            made = adaptive(wanted, hessian, made, -most, most, self.steps)
+            made = adaptive(wanted / steps, hessian, made, -most, most, self.steps)
         return np.asarray(from_matrices(layer, made, weight.shape).astype(grid.zero.dtype))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import helper
@@ -39,12 +41,19 @@ def write_activations(network: Network, plan: Plan, grids: Mapping[str, Grid]) -
         network.proto.graph.node.insert(index, node)
 
 
-def write_weight(network: Network, layer: Layer, grid: Grid, integers: np.ndarray) -> None:
-    """The weight of ``layer`` as integers that are read back where it is used."""
-    name = layer.node.input[layer.weight]
-    stored = network.name(f"{name}_quantized")
-    network.set_weight(stored, integers)
-    _dequantized(network, layer, layer.weight, stored, grid)
+def write_weight(network: Network, layer: Layer, grid: Grid, integers: np.ndarray, packed: bool) -> None:
+    """The weight of ``layer`` as integers that are read back where it is used; 4 bits each if ``packed``."""
+    write_stored(network, layer.node, layer.weight, grid, integers, packed)
+
+
+def write_stored(
+    network: Network, node: onnx.NodeProto, place: int, grid: Grid, integers: np.ndarray, packed: bool
+) -> None:
+    """What ``node`` reads at ``place`` as integers that are read back there; 4 bits each if ``packed``."""
+    stored = network.name(f"{node.input[place]}_quantized")
+    kind = np.dtype(ml_dtypes.int4) if packed else integers.dtype
+    network.set_weight(stored, integers.astype(kind))
+    _dequantized(network, node, place, stored, replace(grid, zero=grid.zero.astype(kind)))
 
 
 def write_bias(network: Network, layer: Layer, bias: np.ndarray, data: Grid, weight: Grid) -> None:
@@ -55,15 +64,21 @@ def write_bias(network: Network, layer: Layer, bias: np.ndarray, data: Grid, wei
     integers = np.clip(np.rint(bias.astype(np.float64) / scale), info.min, info.max).astype(np.int32)
     stored = network.name(f"{layer.node.input[layer.bias]}_quantized")
     network.set_weight(stored, integers)
-    _dequantized(network, layer, layer.bias, stored, Grid(scale, np.zeros(bias.shape, np.int32), 0))
+    _dequantized(network, layer.node, layer.bias, stored, Grid(scale, np.zeros(bias.shape, np.int32), 0))
 
 
-def _dequantized(network: Network, layer: Layer, place: int, stored: str, grid: Grid) -> None:
+def replaced(network: Network, result: str, made: list[onnx.NodeProto]) -> None:
+    """The nodes ``made`` in the place of the one that makes ``result``."""
+    network.rewrite(lambda node: made if list(node.output) == [result] else [node])
+
+
+def _dequantized(network: Network, reader: onnx.NodeProto, place: int, stored: str, grid: Grid) -> None:
     reals = network.name(f"{stored}_dequantized")
     attributes = {} if grid.axis is None else {"axis": grid.axis}
+    attributes |= {"block_size": grid.group} if grid.group else {}
     scale, zero = _parameters(network, stored, grid)
     node = helper.make_node("DequantizeLinear", [stored, scale, zero], [reals], name=reals, **attributes)
-    layer.node.input[place] = reals
+    reader.input[place] = reals
     network.proto.graph.node.insert(0, node)
 
 

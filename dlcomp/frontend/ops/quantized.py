@@ -199,6 +199,8 @@ def _divided(x: Any, scale: Any, axis: int, rank: int) -> Any:
 def _dequantize(inputs: Any, attrs: dict[str, Any]) -> Any:
     x, scale = inputs[0], inputs[1]
     zero = inputs[2] if len(inputs) > 2 else None
+    if attrs.get("block_size"):
+        return _dequantize_blocks(x, scale, zero, int(attrs.get("axis", 1)), int(attrs["block_size"]))
     if not _plain(scale, zero, dtype_of(x), attrs):
         return None
     rank, axis = len(shape_of(x)), int(attrs.get("axis", 1))
@@ -206,6 +208,42 @@ def _dequantize(inputs: Any, attrs: dict[str, Any]) -> Any:
     if zero is not None and not _is_zero(zero):
         value = relax.op.subtract(value, _along(zero, axis, rank, "float32"))
     return relax.op.multiply(value, _along(scale, axis, rank))
+
+
+def _dequantize_blocks(x: Any, scale: Any, zero: Any, axis: int, size: int) -> Any:
+    """A scale, and a zero point, for every ``size`` neighbours along ``axis``; the last may be fewer."""
+    shape = shape_of(x)
+    axis %= len(shape)
+    if is_open(shape) or dtype_of(scale) != "float32" or dtype_of(x) not in (*_BYTES, "uint16", "int16"):
+        return None
+    value = relax.op.astype(x, "float32")
+    offset = None if zero is None or _is_zero(zero) else _float(zero)
+    count, extent = shape_of(scale)[axis], shape[axis]
+    if count * size == extent:
+        # One number for a block, however large that is.
+        value = relax.op.reshape(value, [*shape[:axis], count, size, *shape[axis + 1 :]])
+        scale = relax.op.expand_dims(scale, axis + 1)
+        offset = None if offset is None else relax.op.expand_dims(offset, axis + 1)
+    else:
+        scale = _repeated(scale, size, axis, extent)
+        offset = None if offset is None else _repeated(offset, size, axis, extent)
+    if offset is not None:
+        value = relax.op.subtract(value, offset)
+    value = relax.op.multiply(value, scale)
+    return relax.op.reshape(value, shape) if count * size == extent else value
+
+
+def _float(value: Any) -> Any:
+    known = constant_of(value)
+    return relax.op.astype(value, "float32") if known is None else constant(known.astype(np.float32))
+
+
+def _repeated(value: Any, size: int, axis: int, extent: int) -> Any:
+    """Every place of ``axis`` ``size`` times, the first ``extent`` of them."""
+    known = constant_of(value)
+    if known is not None:
+        return constant(np.repeat(known, size, axis).take(range(extent), axis))
+    return relax.op.strided_slice(relax.op.repeat(value, size, axis), [axis], [0], [extent])
 
 
 def _plain(scale: Any, zero: Any, kind: str, attrs: dict[str, Any]) -> bool:

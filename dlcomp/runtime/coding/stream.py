@@ -71,6 +71,9 @@ class Reader:
     def block(self) -> bytes:
         return self.take(self.number())
 
+    def rest(self) -> bytes:
+        return self.take(len(self._data) - self._place)
+
     def end(self) -> None:
         if self._place != len(self._data):
             raise ArtifactError("coded weights have bytes behind their end")

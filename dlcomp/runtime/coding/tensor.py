@@ -1,5 +1,7 @@
 """One array, coded: the palette of its values, where they lie, and which is where, by whatever is shortest.
 
+Floats that are integers with scales are these integers, coded in the same way, and the scales.
+
 Values are told apart by their bits, so that zeros of both signs and every NaN come back as they were.
 """
 
@@ -13,11 +15,14 @@ import numpy as np
 
 from dlcomp.errors import ArtifactError
 from dlcomp.runtime.coding import huffman, places, rans
+from dlcomp.runtime.coding.scaled import Scaled, scaled, shape_of_scales
 from dlcomp.runtime.coding.stream import Reader, Writer, pack, packed_size, unpack
 
 PLACES = ("all", "huffman distances", "rans distances", "rans bits")
 VALUES = ("plain", "packed", "huffman", "rans")
 _MOST_VALUES = 256
+# The first byte of integers with scales.
+_SCALED = 255
 # What a byte may become: more is not a weight but an attack on memory.
 MOST_EXPANSION = 1 << 16
 
@@ -32,7 +37,8 @@ class Coded:
     places, values : str
         How either is written: of ``PLACES`` and ``VALUES``.
     parts : mapping of str to int
-        How many of the bytes are framing, palette, tables, places, classes (of rows and columns) and values.
+        How many of the bytes are framing, scales, palette, tables, places, classes (of rows and columns) and
+        values.
     fillers : int
         Zeros among the values that only divide a distance.
     """
@@ -57,6 +63,9 @@ def encode(array: np.ndarray, ways: Sequence[tuple[str, str]] | None = None) -> 
         array.shape, bits, palette, symbols, (symbols > 0) if zeros else np.ones(len(bits), bool)
     )
     made = [subject.write(*way) for way in (ways or subject.ways())]
+    found = scaled(array) if not ways and len(palette) > _MOST_VALUES else None
+    if found is not None:
+        made.append(_with_scales(found))
     return min(made, key=lambda coded: len(coded.data))
 
 
@@ -126,6 +135,8 @@ def decode(data: bytes | memoryview, dtype: str, shape: tuple[int, ...]) -> np.n
         raise ArtifactError(f"{len(data)} bytes of coded weights claim to be {count * size}")
     reader = Reader(data)
     (kinds,) = reader.take(1)
+    if kinds == _SCALED and dtype == "float32":
+        return _read_scaled(reader, shape)
     if kinds & 15 >= len(PLACES) or kinds >> 4 >= len(VALUES):
         raise ArtifactError(f"weights are coded in an unknown way ({kinds})")
     where, values = PLACES[kinds & 15], VALUES[kinds >> 4]
@@ -141,6 +152,30 @@ def decode(data: bytes | memoryview, dtype: str, shape: tuple[int, ...]) -> np.n
     whole = np.zeros(count, bits.dtype)
     whole[kept] = bits
     return whole.view(dtype).reshape(shape)
+
+
+def _with_scales(found: Scaled) -> Coded:
+    inner = encode(found.integers)
+    out = Writer()
+    out.put("framing", bytes([_SCALED]))
+    out.number("framing", sum(1 << axis for axis in found.axes))
+    out.put("scales", np.ascontiguousarray(found.scales, "<f4").tobytes())
+    for part, size in inner.parts.items():
+        out.parts[part] = out.parts.get(part, 0) + size
+    return Coded(bytes(out.data) + inner.data, inner.places, inner.values, out.parts, inner.fillers)
+
+
+def _read_scaled(reader: Reader, shape: tuple[int, ...]) -> np.ndarray:
+    mask = reader.number()
+    if mask >> len(shape):
+        raise ArtifactError(f"scales of coded weights lie along dimensions that {shape} has not")
+    axes = tuple(axis for axis in range(len(shape)) if mask >> axis & 1)
+    inner = shape_of_scales(shape, axes)
+    scales = np.frombuffer(reader.take(4 * math.prod(inner)), "<f4").reshape(inner)
+    integers = reader.rest()
+    if integers[:1] == bytes([_SCALED]):
+        raise ArtifactError("integers among coded weights have scales twice")
+    return Scaled(decode(integers, "int8", shape), scales, axes).reals()
 
 
 def _coders(alphabet: int) -> tuple[str, ...]:
