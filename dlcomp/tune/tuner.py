@@ -28,6 +28,8 @@ _TURNS = 5
 # A duel decides which of two becomes the best; the challenger must win three of four turns.
 _DUEL_TURNS = 15
 _QUARTILE = 75
+# In the end so many that came nearest to the best meet it again, in more turns.
+_PLAYOFF, _PLAYOFF_TURNS, _NEAR, _CLEARLY = 4, 31, 1.1, 0.99
 # Built and measured together; a new batch is chosen by a model that knows the last one.
 _BATCH = 8
 _LEAST_TRIALS = 4
@@ -92,6 +94,7 @@ class Tuner:
         self.progress = Progress([TaskState(task) for task in tasks])
         self._searches: list[Search] = []
         self._paths = [""] * len(tasks)
+        self._measured: list[dict[Candidate, float]] = [{} for _ in tasks]
         for state, trials in zip(self.progress.states, budget.planned(tasks), strict=True):
             mine = [r for r in self._known if r.workload == state.task.text and current(r)]
             tried = {_key(record) for record in mine}
@@ -146,6 +149,27 @@ class Tuner:
             self._measure(number, candidate, path, built)
             shown(self.progress)
         self._model.fit(self._known)
+        if not search.left:
+            self._playoff(number)
+            shown(self.progress)
+
+    def _playoff(self, number: int) -> None:
+        """Those nearest to the best against it once more: on a busy machine a few turns decide nothing."""
+        state, text = self.progress.states[number], self.progress.states[number].task.text
+        found = sorted(self._measured[number].items(), key=lambda item: item[1])
+        near = [c for c, seconds in found if c != state.best and seconds < _NEAR * state.best_s][:_PLAYOFF]
+        for candidate, (path, built) in zip(near, self._pool.build(text, near), strict=True):
+            if built.status != "ok" or self._out_of_time():
+                self._pool.forget(path)
+                continue
+            duel = self._pool.run(text, path, self._paths[number], _PLAYOFF_TURNS)
+            if duel.status != "ok":
+                self._pool.forget(path)
+                continue
+            seconds, spread, _ = _compared(duel.value, state.best_s)
+            won = seconds < _CLEARLY * state.best_s
+            record = self._record(state, candidate, duel)
+            self._settle(number, candidate, path, replace(record, seconds=seconds, spread=spread), won)
 
     def _base(self, number: int) -> None:
         """Measure the default, and the best that is known from before, which others have to beat."""
@@ -175,16 +199,7 @@ class Tuner:
         state.trials += 1
         if not trial:
             state.planned = max(state.planned, state.trials)
-        record = Record(
-            workload=state.task.text,
-            target=self._key,
-            version=version_of(candidate.template),
-            template=candidate.template,
-            knobs=candidate.knobs,
-            status=outcome.status,
-            message=outcome.message,
-            time=time.time(),
-        )
+        record = self._record(state, candidate, outcome)
         if outcome.status != "ok":
             state.failures[outcome.status] += 1
             state.messages.setdefault(outcome.status, f"{candidate}: {outcome.message}")
@@ -197,12 +212,30 @@ class Tuner:
             duel = self._pool.run(state.task.text, path, incumbent, _DUEL_TURNS)
             if duel.status == "ok":
                 seconds, spread, won = _compared(duel.value, state.best_s)
-        record = replace(record, seconds=seconds, spread=spread, confirmed=won)
         if candidate.key == state.task.space[0].key:
             state.default_s = seconds
+        self._measured[number][candidate] = seconds
+        self._settle(number, candidate, path, replace(record, seconds=seconds, spread=spread), won)
+
+    def _record(self, state: TaskState, candidate: Candidate, outcome: Outcome) -> Record:
+        return Record(
+            workload=state.task.text,
+            target=self._key,
+            version=version_of(candidate.template),
+            template=candidate.template,
+            knobs=candidate.knobs,
+            status=outcome.status,
+            message=outcome.message,
+            time=time.time(),
+        )
+
+    def _settle(self, number: int, candidate: Candidate, path: str, record: Record, won: bool) -> None:
+        """Keep a measurement; a winner is what the next ones are compared with."""
+        state, incumbent = self.progress.states[number], self._paths[number].strip("-")
+        record = replace(record, confirmed=won)
         if won:
             self._pool.forget(incumbent) if incumbent else None
-            self._paths[number], state.best, state.best_s = path, candidate, seconds
+            self._paths[number], state.best, state.best_s = path, candidate, record.seconds
         else:
             self._pool.forget(path)
         self._keep(record, number)

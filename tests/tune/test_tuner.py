@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -19,12 +21,13 @@ import dlcomp
 from dlcomp.errors import UsageError
 from dlcomp.report.tuning import origins, save_curve
 from dlcomp.schedules import _ADDED
-from dlcomp.schedules.workload import Gemm
+from dlcomp.schedules.workload import Gemm, to_text
 from dlcomp.target import Target
-from dlcomp.tune.database import Database
-from dlcomp.tune.pool import Pool
+from dlcomp.tune.candidates import Candidate
+from dlcomp.tune.database import Database, ranked
+from dlcomp.tune.pool import Outcome, Pool
 from dlcomp.tune.tasks import of_workloads, tasks
-from dlcomp.tune.tuner import Budget
+from dlcomp.tune.tuner import Budget, Tuner
 
 HOST = Target.host()
 WORKLOAD = Gemm(24, 32, 16)
@@ -155,7 +158,7 @@ def test_refusals(tmp_path: Path, options: dict[str, str], message: str) -> None
 
 _TUNING = """
 import sys, dlcomp
-from dlcomp.schedules.workload import Gemm
+from dlcomp.schedules.workload import Gemm, to_text
 dlcomp.tune(Gemm(24, 32, 16), "host", 100, db=sys.argv[1], shown=lambda p: print(p.trials, flush=True))
 """
 
@@ -223,3 +226,36 @@ def test_folders_of_killed_tunings_are_removed(tmp_path: Path, monkeypatch: pyte
             assert not abandoned.exists()
         assert Path(living.folder).exists()
     assert not list(tmp_path.iterdir())
+
+
+class NoisyPool:
+    """Short comparisons see no difference; in long ones the candidates after the default are the faster."""
+
+    def __init__(self) -> None:
+        self.candidates: dict[str, Candidate] = {}
+
+    def build(self, workload: str, batch: Sequence[Candidate]) -> list[tuple[str, Outcome]]:
+        paths = [str(len(self.candidates) + number) for number in range(len(batch))]
+        self.candidates |= dict(zip(paths, batch, strict=True))
+        return [(path, Outcome("ok")) for path in paths]
+
+    def run(self, workload: str, path: str, against: str = "", turns: int = 5) -> Outcome:
+        faster = turns > 15 and path != "0"
+        return Outcome("ok", value=[[0.9 if faster else 1.0] * turns, [1.0] * turns][: 1 + bool(against)])
+
+    def forget(self, path: str) -> None:
+        pass
+
+
+def test_those_nearest_to_the_best_meet_it_again_in_the_end(tmp_path: Path) -> None:
+    (task,) = of_workloads(Counter([to_text(WORKLOAD)]), HOST)
+    pool = NoisyPool()
+    progress = Tuner([task], HOST, Database(tmp_path), cast("Pool", pool), Budget(6)).run()
+    (state,) = progress.states
+    assert state.best is not None
+    assert state.best != task.space[0]
+    assert state.trials == 6
+    # Four meet it, each faster than the one that won before.
+    assert state.best_s == pytest.approx(0.9**4)
+    best = ranked([r for r in Database(tmp_path).of_target(HOST) if r.confirmed])[0]
+    assert best.knobs == state.best.knobs
