@@ -22,6 +22,7 @@ from dlcomp.schedules.cpu.gemm_blocked import BlockedMatmul
 from dlcomp.schedules.cpu.gemm_coded import CodedGemm
 from dlcomp.schedules.cpu.gemm_sparse import SparseGemm
 from dlcomp.schedules.cpu.gemm_unstructured import UnstructuredGemm
+from dlcomp.schedules.cpu.im2col import Im2colConv2d
 from dlcomp.schedules.cpu.open_shapes import OpenConv2d, OpenGemm, OpenWindow2d
 from dlcomp.schedules.cpu.strassen import StrassenMatmul
 from dlcomp.schedules.cpu.window2d import DirectWindow2d
@@ -34,6 +35,7 @@ from dlcomp.target import Target
 TEMPLATES: tuple[Template, ...] = (
     DirectConv2d(),
     WinogradConv2d(),
+    Im2colConv2d(),
     PackedGemm(),
     SparseConv2d(),
     SparseGemm(),
@@ -48,8 +50,8 @@ TEMPLATES: tuple[Template, ...] = (
     OpenWindow2d(),
 )
 
-# Templates that lose digits and are taken only where that was asked for.
-ON_REQUEST = frozenset({"matmul.strassen"})
+# Taken only where that was asked for: one that loses digits, and the baseline of convolutions.
+ON_REQUEST = frozenset({"matmul.strassen", "conv2d.im2col"})
 
 # Those that skip zeros of stored weights.
 SPARSE = ("conv2d.block_sparse", "gemm.block_sparse", "gemm.unstructured")

@@ -1,4 +1,4 @@
-"""A template's kernel, built for given knobs and run: without a network around it."""
+"""A template's kernel, built for given knobs and run: without a network around it; and a reference."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 import tvm
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
 from tvm import te
 
 from dlcomp.schedules import TEMPLATES, schedule
 from dlcomp.schedules.template import Knobs, Template
-from dlcomp.schedules.workload import Workload
+from dlcomp.schedules.workload import Conv2d, Window2d, Workload
 from dlcomp.target import Target
 
 
@@ -59,3 +62,19 @@ def run(
     result = tvm.runtime.tensor(unset)
     built["main"](*(tvm.runtime.tensor(value) for value in given), result)
     return result.numpy()
+
+
+def convolved(data: np.ndarray, weight: np.ndarray, workload: Conv2d | Window2d) -> np.ndarray:
+    """NHWC data by (co, kh, kw, ci) weights, by ONNX's reference."""
+    wl = workload
+    groups = wl.groups if isinstance(wl, Conv2d) else wl.c
+    attributes = {"strides": [wl.sh, wl.sw], "dilations": [wl.dh, wl.dw], "group": groups}
+    bottom = (wl.oh - 1) * wl.sh + (wl.kh - 1) * wl.dh + 1 - wl.h - wl.top
+    right = (wl.ow - 1) * wl.sw + (wl.kw - 1) * wl.dw + 1 - wl.w - wl.left
+    attributes["pads"] = [wl.top, wl.left, max(bottom, 0), max(right, 0)]
+    names = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in "xwy"]
+    node = helper.make_node("Conv", ["x", "w"], ["y"], **attributes)
+    graph = helper.make_graph([node], "g", names[:2], names[2:])
+    feed = {"x": data.transpose(0, 3, 1, 2), "w": weight.transpose(0, 3, 1, 2)}
+    (found,) = ReferenceEvaluator(helper.make_model(graph)).run(None, feed)
+    return found.transpose(0, 2, 3, 1)[:, : wl.oh, : wl.ow]

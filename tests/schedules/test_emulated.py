@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import tvm
 import tvm_ffi
-from kernels import prepared
-from onnx import helper
-from onnx.reference import ReferenceEvaluator
+from kernels import convolved, prepared
 
 from dlcomp.schedules import select
 from dlcomp.schedules.cpu.arithmetic import arithmetic_of, integer_arithmetic
@@ -63,22 +60,6 @@ def emulated(
         arguments.append(f"{_CODES[value.dtype.kind]}:{8 * value.dtype.itemsize}:{dims}:{path}")
     subprocess.run([QEMU, "-cpu", "max", str(folder / "run"), *arguments], check=True, timeout=300)
     return np.fromfile(path, unset.dtype).reshape(unset.shape)
-
-
-def convolved(data: np.ndarray, weight: np.ndarray, workload: Conv2d | Window2d) -> np.ndarray:
-    """NHWC data by (co, kh, kw, ci) weights, by ONNX's reference."""
-    wl = workload
-    groups = wl.groups if isinstance(wl, Conv2d) else wl.c
-    attributes = {"strides": [wl.sh, wl.sw], "dilations": [wl.dh, wl.dw], "group": groups}
-    bottom = (wl.oh - 1) * wl.sh + (wl.kh - 1) * wl.dh + 1 - wl.h - wl.top
-    right = (wl.ow - 1) * wl.sw + (wl.kw - 1) * wl.dw + 1 - wl.w - wl.left
-    attributes["pads"] = [wl.top, wl.left, max(bottom, 0), max(right, 0)]
-    names = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in "xwy"]
-    node = helper.make_node("Conv", ["x", "w"], ["y"], **attributes)
-    graph = helper.make_graph([node], "g", names[:2], names[2:])
-    feed = {"x": data.transpose(0, 3, 1, 2), "w": weight.transpose(0, 3, 1, 2)}
-    (found,) = ReferenceEvaluator(helper.make_model(graph)).run(None, feed)
-    return found.transpose(0, 2, 3, 1)[:, : wl.oh, : wl.ow]
 
 
 WORKLOADS: dict[str, tuple[Workload, list[tuple[int, ...]]]] = {
