@@ -82,6 +82,36 @@ def test_groups(target: str, channels: int, outputs: int, groups: int) -> None:
     assert len(np.unique(result)) > 20
 
 
+@pytest.mark.parametrize(("target", "batch"), [("pynq", 1), ("batch4x8", 4), ("block32", 2)])
+@pytest.mark.parametrize(
+    ("size", "channels", "outputs", "kernel", "stride"),
+    [
+        (56, 64, 64, 3, 1),
+        (56, 64, 128, 3, 2),
+        (56, 64, 128, 1, 2),
+        (28, 128, 128, 3, 1),
+        (28, 128, 256, 3, 2),
+        (28, 128, 256, 1, 2),
+        (14, 256, 256, 3, 1),
+        (14, 256, 512, 3, 2),
+        (14, 256, 512, 1, 2),
+        (7, 512, 512, 3, 1),
+    ],
+    ids=[f"C{number}" for number in range(2, 12)],
+)
+def test_the_layers_of_resnet18(
+    target: str, batch: int, size: int, channels: int, outputs: int, kernel: int, stride: int
+) -> None:
+    """The estimate's tiling; the one that the cycles choose is in ``benchmarks/vta.py``."""
+    rng = np.random.default_rng(channels)
+    pads = (kernel // 2,) * 4
+    shape = (batch, channels, size, size)
+    layer = conv(rng, shape, outputs, (kernel, kernel), pads=pads, strides=(stride, stride))
+    config = load(target)
+    tiling = choose_tiling(layer, config, PIPELINED, finalists=1)
+    check([layer], config, rng, tilings={"layer": tiling})
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("batch", "size", "channels", "stride"),

@@ -90,6 +90,17 @@ def test_the_layers_of_dcgan(size: int, inputs: int, outputs: int) -> None:
     assert layer_cycles(layer, tiling, config, PIPELINED) < 1.35 * least
 
 
+@pytest.mark.parametrize(("target", "batch"), [("pynq", 2), ("batch4x8", 4), ("block32", 1)])
+@pytest.mark.parametrize(("size", "inputs", "outputs"), [(4, 1024, 512), (16, 256, 128)], ids=["CT1", "CT3"])
+def test_the_layers_of_dcgan_elsewhere(target: str, batch: int, size: int, inputs: int, outputs: int) -> None:
+    rng = np.random.default_rng(size)
+    layer = transposed(rng, (batch, inputs, size, size), outputs, (4, 4), (2, 2), (1, 1, 1, 1))
+    assert layer is not None
+    config = load(target)
+    tiling = choose_tiling(layer, config, PIPELINED, finalists=1)
+    check([layer], config, rng, tilings={"layer": tiling})
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_groups(target: str) -> None:
     rng = np.random.default_rng(1)
