@@ -23,6 +23,7 @@ from models import SUITE, fetch
 import dlcomp
 from dlcomp.compress.network import Network
 from dlcomp.compress.quantize.saturation import check_saturation
+from dlcomp.errors import ModelError
 from dlcomp.runtime import peer
 
 NETWORKS = Path(__file__).parent / "fashion"
@@ -48,6 +49,9 @@ def main() -> None:
     cases: list[Callable[[], Case]] = [lambda name=name: small(name, arguments.quick) for name in FASHION]
     if not arguments.quick:
         cases += [text_line, lambda: efficientnet(arguments.pictures)]
+    vnni = any("vnni" in feature for feature in dlcomp.Target.parse("host").features)
+    about = "with VNNI: onnxruntime never saturates" if vnni else "without VNNI: onnxruntime can saturate"
+    print(f"A processor {about}\n")
     names = ("dlcomp", "onnxruntime")
     columns = [f"{name}, {what}" for name in names for what in ("last largest", "mean", "output largest")]
     print(header("int8 network, in steps", "samples", *columns, "pairs that can saturate"))
@@ -134,6 +138,8 @@ def with_last(small: dlcomp.Model) -> tuple[onnx.ModelProto, str, dict[str, floa
     """
     network = Network(small)
     quantizing = [node for node in network.nodes if node.op_type == "QuantizeLinear"]
+    if not quantizing:
+        raise ModelError(f"{small.name} quantizes nothing", hint="compress it with quantize first")
     makers = {name: node for node in network.nodes for name in node.output}
     scales: dict[str, float | None] = {}
     for name in network.outputs:
