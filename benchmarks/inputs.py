@@ -24,6 +24,14 @@ def text_line(shapes: dict[str, Shape], seed: int) -> Arrays:
     return {name: _nchw(pictures) / np.float32(127.5) - np.float32(1)}
 
 
+def drawn_line(text: str, extent: tuple[int, int], size: int, rng: np.random.Generator) -> np.ndarray:
+    """PP-OCR's recogniser: ``text`` in letters of ``size``, paler or darker by ``rng``, with grain."""
+    pixels = _render(*extent, [text], size)
+    pixels = 235 - (235 - pixels) * rng.uniform(0.3, 1) + rng.normal(0, rng.uniform(0, 25), pixels.shape)
+    made: np.ndarray = _nchw([np.clip(pixels, 0, 255).astype("float32")]) / np.float32(127.5) - np.float32(1)
+    return made
+
+
 def grey_line(shapes: dict[str, Shape], seed: int) -> Arrays:
     """The captcha reader: one line of text in grey, (px / 255 - 0.5) / 0.5, NCHW float32."""
     ((name, (batch, _, height, width)),) = shapes.items()

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dlcomp.compress.equalize import Equalize
     from dlcomp.compress.lowrank import LowRank
     from dlcomp.compress.quantize import Quantize
+    from dlcomp.compress.quantize.saturation import check_saturation
     from dlcomp.compress.search import Budget, search
     from dlcomp.compress.smooth import Smooth
     from dlcomp.compress.sparsify import Sparsify
@@ -37,6 +38,7 @@ __all__ = [
     "Sparsify",
     "Target",
     "__version__",
+    "check_saturation",
     "load",
     "open",
     "search",
@@ -58,6 +60,7 @@ _HOME = {
     "Smooth": "dlcomp.compress.smooth",
     "Sparsify": "dlcomp.compress.sparsify",
     "Target": "dlcomp.target",
+    "check_saturation": "dlcomp.compress.quantize.saturation",
     "load": "dlcomp.frontend",
     "open": "dlcomp.runtime.artifact",
     "search": "dlcomp.compress.search",
