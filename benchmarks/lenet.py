@@ -39,7 +39,7 @@ PRICES = {"magnitude": (1e-10, 1e-6), "obs": (3e-10, 1e-7)}
 CODEBOOKS = {"magnitude": (4, 5), "obs": (4,)}
 METHODS = (*CODEBOOKS, "retrained")
 # Of retraining: the share of weights left, and epochs of 55,000 images (MNIST's 8,000 get as many steps).
-DENSITY = {"lenet300": 0.06, "lenet5": 0.05}
+DENSITY = {"lenet300": 0.09, "lenet5": 0.05}
 EPOCHS = {"lenet300": 20, "lenet5": 6}
 RETRAINED_BITS = 4
 BATCH = 1
@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument(
         "--data", nargs="+", choices=("fashion", "mnist"), help="all that are there by default"
     )
+    parser.add_argument("--epochs", type=int, help="of retraining, in 55,000 images; 20 and 6 by default")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="magnitude and obs by default")
     arguments = parser.parse_args()
     kinds = tuple(arguments.networks) or (KINDS[:1] if arguments.quick else KINDS)
@@ -85,7 +86,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for case in cases(arguments, kinds):
         for method in arguments.methods or (["obs"] if arguments.quick else ["magnitude", "obs"]):
-            rows.append(measured(case, method, arguments.quick))
+            rows.append(measured(case, method, arguments.quick, arguments.epochs))
     finish(rows, summary(rows, kinds), arguments.json)
 
 
@@ -131,10 +132,10 @@ def mnist(folder: Path, part: str) -> np.ndarray:
     return np.frombuffer(gzip.decompress((folder / f"t10k-{part}-ubyte.gz").read_bytes()), np.uint8)
 
 
-def measured(case: Case, method: str, quick: bool) -> dict[str, Any]:
+def measured(case: Case, method: str, quick: bool, epochs: int | None) -> dict[str, Any]:
     """The smallest file of all codebooks that loses no more than is allowed, or what retraining makes."""
     if method == "retrained":
-        found: list[Small | None] = [retrained(case)]
+        found: list[Small | None] = [retrained(case, 1 if quick else epochs or EPOCHS[case.kind])]
     else:
         codebooks = CODEBOOKS[method][:1] if quick else CODEBOOKS[method]
         found = [search(case, method, bits, 3 if quick else 4) for bits in codebooks]
@@ -193,11 +194,11 @@ def compressed(case: Case, method: str, bits: int, price: float) -> Small:
     return shared(net, bits, images if by == "obs" else None)
 
 
-def retrained(case: Case) -> Small:
+def retrained(case: Case, epochs: int) -> Small:
     """Pruned in steps, trained in between, shared, and trained once more with weights that share a number."""
     import lenet_torch
 
-    epochs = round(EPOCHS[case.kind] * 55_000 / len(case.fit[0]))
+    epochs = max(1, round(epochs * 55_000 / len(case.fit[0])))
     net = lenet_torch.pruned(case.net, *case.fit, DENSITY[case.kind], epochs, 0)
     net = shared(net, RETRAINED_BITS, None).net
     net = lenet_torch.with_trained_codebooks(net, case.net, *case.fit, max(1, epochs // 4), 1)
