@@ -79,6 +79,7 @@ def main() -> None:
         "--data", nargs="+", choices=("fashion", "mnist"), help="all that are there by default"
     )
     parser.add_argument("--epochs", type=int, help="of retraining, in 55,000 images; 20 and 6 by default")
+    parser.add_argument("--dense", action="store_true", help="retrain the whole network as well, to compare")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="magnitude and obs by default")
     arguments = parser.parse_args()
     kinds = tuple(arguments.networks) or (KINDS[:1] if arguments.quick else KINDS)
@@ -88,6 +89,11 @@ def main() -> None:
     for case in cases(arguments, kinds):
         for method in arguments.methods or (["obs"] if arguments.quick else ["magnitude", "obs"]):
             rows.append(measured(case, method, arguments.quick, arguments.epochs))
+            if arguments.dense and method == "retrained":
+                rows[-1]["accuracy_dense_retrained"] = as_trained(case, rows[-1]["epochs"])
+                print(
+                    f"trained as long, not pruned: {rows[-1]['accuracy_dense_retrained']:.2f} %", flush=True
+                )
     finish(rows, summary(rows, kinds), arguments.json)
 
 
@@ -135,8 +141,9 @@ def mnist(folder: Path, part: str) -> np.ndarray:
 
 def measured(case: Case, method: str, quick: bool, epochs: int | None) -> dict[str, Any]:
     """The smallest file of all codebooks that loses no more than is allowed, or what retraining makes."""
+    turns = 1 if quick else epochs or EPOCHS[case.kind]
     if method == "retrained":
-        found: list[Small | None] = [retrained(case, 1 if quick else epochs or EPOCHS[case.kind])]
+        found: list[Small | None] = [retrained(case, turns)]
     else:
         codebooks = CODEBOOKS[method][:1] if quick else CODEBOOKS[method]
         found = [search(case, method, bits, 3 if quick else 4) for bits in codebooks]
@@ -162,6 +169,8 @@ def measured(case: Case, method: str, quick: bool, epochs: int | None) -> dict[s
         "bytes_dlc": size["dlc"],
         "parts": size["parts"],
     }
+    if method == "retrained":
+        row["epochs"] = turns
     row["drop_points"] = before - row["accuracy"]
     cells = [case.kind, case.data, method, f"{before:.2f}", f"{row['accuracy']:.2f}"]
     cells += [f"{100 * small.kept / row['weights']:.1f} %", f"{size['file']:,}", f"{row['ratio']:.1f}"]
@@ -199,12 +208,25 @@ def retrained(case: Case, epochs: int) -> Small:
     """Pruned in steps, trained in between, shared, and trained once more with weights that share a number."""
     import lenet_torch
 
-    epochs = max(1, round(epochs * 55_000 / len(case.fit[0])))
+    epochs = passes(case, epochs)
     net = lenet_torch.pruned(case.net, *case.fit, DENSITY[case.kind], epochs, 0)
     net = shared(net, RETRAINED_BITS, None).net
     net = lenet_torch.with_trained_codebooks(net, case.net, *case.fit, max(1, epochs // 4), 1)
     # The values are few already, and stay as they are.
     return shared(net, RETRAINED_BITS, None)
+
+
+def as_trained(case: Case, epochs: int) -> float:
+    """The accuracy of the whole network after the training that the pruned one gets before it is shared."""
+    import lenet_torch
+
+    net = lenet_torch.pruned(case.net, *case.fit, 1.0, passes(case, epochs), 0)
+    return net.accuracy(*case.report)
+
+
+def passes(case: Case, epochs: int) -> int:
+    """How often to see the images that there are for as many steps as ``epochs`` of 55,000 take."""
+    return max(1, round(epochs * 55_000 / len(case.fit[0])))
 
 
 def shared(net: Net, bits: int, images: np.ndarray | None) -> Small:
