@@ -39,7 +39,8 @@ PRICES = {"magnitude": (1e-10, 1e-6), "obs": (3e-10, 1e-7)}
 CODEBOOKS = {"magnitude": (4, 5), "obs": (4,)}
 METHODS = (*CODEBOOKS, "retrained")
 # Of retraining: the share of weights left, and epochs of 55,000 images (MNIST's 8,000 get as many steps).
-# Both were raised (from 0.06 and 0.05) after a look at the test images of Fashion-MNIST: they have seen them once.
+# Both were raised (from 0.06 and 0.05) after a look at the test images of Fashion-MNIST: they have seen
+# them once.
 DENSITY = {"lenet300": 0.09, "lenet5": 0.08}
 EPOCHS = {"lenet300": 20, "lenet5": 6}
 RETRAINED_BITS = 4
