@@ -6,7 +6,7 @@ and 10. ReLU stands between dense layers only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,13 +172,8 @@ def train(
     epochs: int,
     rate: float,
     seed: int,
-    masks: Sequence[np.ndarray] | None = None,
-    teacher: Net | None = None,
 ) -> None:
-    """Adam with a falling rate on images that are moved by up to a pixel; changes ``net``.
-
-    Weights outside of ``masks`` stay as they are. With a ``teacher``, its answers are learned.
-    """
+    """Adam with a falling rate on images that are moved by up to a pixel; changes ``net``."""
     random = np.random.default_rng(seed)
     values = [*net.weights, *net.biases]
     first, second = ([np.zeros_like(v) for v in values] for _ in range(2))
@@ -186,10 +181,7 @@ def train(
     for step in range(steps):
         picked = random.integers(0, len(images), _BATCH)
         moved = _moved(images[picked], random)
-        targets = np.eye(10)[labels[picked]] if teacher is None else shares(teacher.forward(moved)[0])
-        weights, biases, _ = net.gradients(moved, targets)
-        if masks is not None:
-            weights = [gradient * mask for gradient, mask in zip(weights, masks, strict=True)]
+        weights, biases, _ = net.gradients(moved, np.eye(10)[labels[picked]])
         now = rate * 0.5 * (1 + np.cos(np.pi * step / steps))
         for v, m, s, g in zip(values, first, second, [*weights, *biases], strict=True):
             m += 0.1 * (g - m)

@@ -1,9 +1,8 @@
 """A layer as low rank plus sparse blocks, against either alone with as many bytes.
 
-GoDec (Zhou and Tao, 2011): what the sparse part leaves gets its best low rank, what that leaves gets sparse
-again. Both steps are those of dlcomp's passes: singular values in the metric of the inputs, and the optimal
-brain surgeon with blocks of 16 outputs by 1 input (64 bytes and an index of 2). Errors are of a layer's
-outputs about their mean on samples that nothing was fitted to, over their energy, in percent.
+As the pass ``lowrank_sparse`` decides, with blocks of 16 outputs by 1 input (64 bytes and an index of 2).
+Errors are of a layer's outputs about their mean on samples that nothing was fitted to, over their energy, in
+percent.
 """
 
 from __future__ import annotations
@@ -19,20 +18,16 @@ from models import fetch
 import dlcomp
 from dlcomp.compress.data import Calibration
 from dlcomp.compress.layers import layers_of, weight_of
-from dlcomp.compress.lowrank.methods import leading
+from dlcomp.compress.lowrank.mixture import mixtures
 from dlcomp.compress.lowrank.moments import as_matrix, moments_of
 from dlcomp.compress.network import Network
 from dlcomp.compress.refit import error_of
-from dlcomp.compress.sparsify.obs import obs
 from dlcomp.compress.sparsify.patterns import Pattern
 
 NETWORKS = Path(__file__).parent / "fashion"
 BLOCK = Pattern(16, 1)
-BLOCK_BYTES = 16 * 4 + 2
-# Of the bytes that the dense layer has; of those, what the low rank gets.
+# Of the bytes that the dense layer has.
 BUDGETS = (0.5, 0.25)
-SHARES = (0.0, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
-SWEEPS = 6
 DAMPING = 0.01
 SMALLEST = 10_000
 Rows = list[dict[str, Any]]
@@ -93,48 +88,18 @@ def layers(name: str, model: dlcomp.Model, fit: np.ndarray, check: np.ndarray, w
 
 def compared(matrix: np.ndarray, metric: np.ndarray, judge: np.ndarray, budget: float) -> dict[str, Any]:
     """Errors of the two alone and of the best mixture; which mixture is decided by what was fitted to."""
-    total = budget * 4 * matrix.size
     whole = error_of(matrix, judge)
-    tried = []
-    for share in SHARES:
-        rank = int(share * total / (4 * sum(matrix.shape)))
-        blocks = int((total - 4 * rank * sum(matrix.shape)) / BLOCK_BYTES)
-        kept = blocks / (-(-matrix.shape[0] // 16) * matrix.shape[1])
-        made = decomposed(matrix, metric, rank, kept if share < 1 else 0.0)
-        tried.append((error_of(matrix - made, metric), error_of(matrix - made, judge) / whole, rank, kept))
-    sparse, low = tried[0], tried[-1]
-    _, error, rank, kept = min(tried[1:-1])
-    alone = min(sparse[1], low[1])
+    found = mixtures(matrix, metric, BLOCK, budget * 4 * matrix.size)
+    sparse, low = (error_of(matrix - m.low - m.sparse, judge) / whole for m in (found[0], found[-1]))
+    best = min(found[1:-1], key=lambda m: m.error)
     return {
-        "rank only": low[1],
-        "sparse only": sparse[1],
-        "both": error,
-        "alone": alone,
-        "rank": rank,
-        "kept": kept,
+        "rank only": low,
+        "sparse only": sparse,
+        "both": error_of(matrix - best.low - best.sparse, judge) / whole,
+        "alone": min(sparse, low),
+        "rank": best.rank,
+        "kept": best.kept,
     }
-
-
-def decomposed(matrix: np.ndarray, metric: np.ndarray, rank: int, kept: float) -> np.ndarray:
-    """The sum of a matrix of ``rank`` and one of which a share ``kept`` of the blocks is not zero."""
-    sparse = np.zeros_like(matrix)
-    best, least = sparse, np.inf
-    for _ in range(SWEEPS if rank and kept else 1):
-        low = lowered(matrix - sparse, metric, rank)
-        if kept:
-            sparse = obs(matrix - low, metric, BLOCK, 1 - kept)
-        error = error_of(matrix - low - sparse, metric)
-        if error < least:
-            best, least = low + sparse, error
-    return best
-
-
-def lowered(matrix: np.ndarray, metric: np.ndarray, rank: int) -> np.ndarray:
-    """The nearest matrix of ``rank``, in the metric of the inputs."""
-    if not rank:
-        return np.zeros_like(matrix)
-    rows = leading(matrix, metric, rank)
-    return np.asarray(matrix @ metric @ rows.T @ rows)
 
 
 if __name__ == "__main__":

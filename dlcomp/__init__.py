@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from dlcomp.compress.channels import PruneChannels
     from dlcomp.compress.codebook import ShareWeights
     from dlcomp.compress.equalize import Equalize
-    from dlcomp.compress.lowrank import LowRank
+    from dlcomp.compress.lowrank import LowRank, LowRankSparse
     from dlcomp.compress.quantize import Quantize
     from dlcomp.compress.quantize.saturation import check_saturation
     from dlcomp.compress.search import Budget, search
@@ -30,6 +30,7 @@ __all__ = [
     "DlcompError",
     "Equalize",
     "LowRank",
+    "LowRankSparse",
     "Model",
     "PruneChannels",
     "Quantize",
@@ -53,6 +54,7 @@ _HOME = {
     "DlcompError": "dlcomp.errors",
     "Equalize": "dlcomp.compress.equalize",
     "LowRank": "dlcomp.compress.lowrank",
+    "LowRankSparse": "dlcomp.compress.lowrank",
     "Model": "dlcomp.model",
     "PruneChannels": "dlcomp.compress.channels",
     "Quantize": "dlcomp.compress.quantize",

@@ -72,7 +72,8 @@ def command(
     json: Json = None,
     verbose: Verbose = 0,
 ) -> int:
-    """Make a network smaller: quantize, equalize, smooth, sparsify, channels, lowrank, share.
+    """Make a network smaller: quantize, equalize, smooth, sparsify, channels, lowrank, lowrank_sparse,
+    share.
 
     With a limit (--max-drop, --min-agreement, --max-kl, --max-error, --max-ms, --max-bytes) each layer gets
     what that allows, and the report is on samples that nothing was chosen by.

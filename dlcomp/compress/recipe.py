@@ -16,6 +16,7 @@ PASSES: Mapping[str, tuple[str, str]] = {
     "channels": ("dlcomp.compress.channels", "PruneChannels"),
     "equalize": ("dlcomp.compress.equalize", "Equalize"),
     "lowrank": ("dlcomp.compress.lowrank", "LowRank"),
+    "lowrank_sparse": ("dlcomp.compress.lowrank", "LowRankSparse"),
     "quantize": ("dlcomp.compress.quantize", "Quantize"),
     "share": ("dlcomp.compress.codebook", "ShareWeights"),
     "smooth": ("dlcomp.compress.smooth", "Smooth"),

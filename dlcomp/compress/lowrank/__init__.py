@@ -12,6 +12,7 @@ from dlcomp.compress.data import Calibration
 from dlcomp.compress.layers import check_expressions, check_names, layers_of, matches
 from dlcomp.compress.lowrank.choose import Candidate, all_ranks, allocate, by_energy, by_noise
 from dlcomp.compress.lowrank.moments import moments_of
+from dlcomp.compress.lowrank.plus_sparse import LowRankSparse
 from dlcomp.compress.lowrank.subject import Subject, recurrent_layers, subject_of
 from dlcomp.compress.lowrank.write import write
 from dlcomp.compress.network import Network
@@ -19,7 +20,7 @@ from dlcomp.errors import ModelError, UsageError
 from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.macs import static_shapes
 
-__all__ = ["LowRank"]
+__all__ = ["LowRank", "LowRankSparse"]
 
 _METHODS = ("auto", "svd", "whitened", "tucker2", "spatial")
 _RULES = ("energy", "evbmf", "target")

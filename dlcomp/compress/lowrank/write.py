@@ -16,16 +16,51 @@ from dlcomp.compress.network import Network
 
 def write(network: Network, subject: Subject, stages: Sequence[Stage], weight: np.ndarray) -> None:
     """Replace the layer of ``subject`` by ``stages``, which are together ``weight`` (O, I * K...)."""
-    kind = subject.layer.node.op_type
     bias = _bias(network, subject, weight)
-    if kind in RECURRENT:
+    if subject.layer.node.op_type in RECURRENT:
         made = _recurrent(network, subject, stages)
-    elif kind == "Conv":
-        made = _convolutions(network, subject, stages, bias)
     else:
-        made = _products(network, subject, stages, bias)
-    output = subject.layer.node.output[0]
+        titles = [_title(subject, number) for number in range(len(stages))]
+        made = _chain(network, subject, stages, bias, subject.layer.output, titles)
+    _replace(network, subject, made)
+
+
+def write_sum(
+    network: Network, subject: Subject, stages: Sequence[Stage], low: np.ndarray, sparse: np.ndarray
+) -> None:
+    """Replace the layer of ``subject`` by ``stages``, together ``low``, and a layer of ``sparse``, added."""
+    bias = _bias(network, subject, low + sparse)
+    parts = [network.name(f"{subject.title}_{part}") for part in ("low", "sparse")]
+    titles = [_title(subject, number) for number in range(len(stages))]
+    beside = Stage(sparse.reshape(subject.weight.shape), subject.axes)
+    made = _chain(network, subject, stages, bias, parts[0], titles)
+    made += _chain(network, subject, [beside], None, parts[1], [f"{subject.title}_sparse"])
+    made.append(helper.make_node("Add", parts, [subject.layer.output], name=f"{subject.title}_sum"))
+    _replace(network, subject, made)
+
+
+def _replace(network: Network, subject: Subject, made: Sequence[onnx.NodeProto]) -> None:
+    output = subject.layer.output
     network.rewrite(lambda node: made if node.output and node.output[0] == output else [node])
+
+
+def _chain(
+    network: Network,
+    subject: Subject,
+    stages: Sequence[Stage],
+    bias: str | None,
+    output: str,
+    titles: Sequence[str],
+) -> list[onnx.NodeProto]:
+    """``stages`` one behind the other, named ``titles``, from the layer's data to ``output``."""
+    one = _convolution if subject.layer.node.op_type == "Conv" else _product
+    value, nodes = subject.layer.data, []
+    for number, (stage, title) in enumerate(zip(stages, titles, strict=True)):
+        last = number + 1 == len(stages)
+        made = output if last else network.name(f"{subject.title}_factor")
+        nodes.append(one(network, subject, stage, value, bias if last else None, made, title))
+        value = made
+    return nodes
 
 
 def _bias(network: Network, subject: Subject, weight: np.ndarray) -> str | None:
@@ -51,46 +86,28 @@ def _moved(network: Network, bias: str | None, change: np.ndarray) -> np.ndarray
     return np.asarray(change + stored)
 
 
-def _convolutions(
-    network: Network, subject: Subject, stages: Sequence[Stage], bias: str | None
-) -> list[onnx.NodeProto]:
-    moves, value, nodes = strides_of(subject), subject.layer.data, []
-    axes = len(subject.taps)
-    for number, stage in enumerate(stages):
-        last = number + 1 == len(stages)
-        pads = [pad if n % axes in stage.axes else 0 for n, pad in enumerate(moves["pads"])]
-        steps = {
-            key: [size if n in stage.axes else 1 for n, size in enumerate(moves[key])]
-            for key in ("strides", "dilations")
-        }
-        inputs = [
-            value,
-            _weight(network, subject, "factor", stage.kernel),
-            *([bias] if last and bias else []),
-        ]
-        value = subject.layer.node.output[0] if last else network.name(f"{subject.title}_factor")
-        shape = list(stage.kernel.shape[2:])
-        node = helper.make_node(
-            "Conv", inputs, [value], name=_title(subject, number), kernel_shape=shape, pads=pads, **steps
-        )
-        nodes.append(node)
-    return nodes
+def _convolution(
+    network: Network, subject: Subject, stage: Stage, value: str, bias: str | None, output: str, title: str
+) -> onnx.NodeProto:
+    moves, axes = strides_of(subject), len(subject.taps)
+    pads = [pad if n % axes in stage.axes else 0 for n, pad in enumerate(moves["pads"])]
+    steps = {
+        key: [size if n in stage.axes else 1 for n, size in enumerate(moves[key])]
+        for key in ("strides", "dilations")
+    }
+    inputs = [value, _weight(network, subject, "factor", stage.kernel), *([bias] if bias else [])]
+    shape = list(stage.kernel.shape[2:])
+    return helper.make_node("Conv", inputs, [output], name=title, kernel_shape=shape, pads=pads, **steps)
 
 
-def _products(
-    network: Network, subject: Subject, stages: Sequence[Stage], bias: str | None
-) -> list[onnx.NodeProto]:
-    gemm = subject.layer.node.op_type == "Gemm"
-    value, nodes = subject.layer.data, []
-    for number, stage in enumerate(stages):
-        last = number + 1 == len(stages)
-        kernel = stage.kernel if gemm else stage.kernel.T
-        inputs = [value, _weight(network, subject, "factor", kernel), *([bias] if last and bias else [])]
-        value = subject.layer.node.output[0] if last else network.name(f"{subject.title}_factor")
-        options = {"transB": 1} if gemm else {}
-        kind = subject.layer.node.op_type
-        nodes.append(helper.make_node(kind, inputs, [value], name=_title(subject, number), **options))
-    return nodes
+def _product(
+    network: Network, subject: Subject, stage: Stage, value: str, bias: str | None, output: str, title: str
+) -> onnx.NodeProto:
+    kind = subject.layer.node.op_type
+    kernel = stage.kernel if kind == "Gemm" else stage.kernel.T
+    inputs = [value, _weight(network, subject, "factor", kernel), *([bias] if bias else [])]
+    options = {"transB": 1} if kind == "Gemm" else {}
+    return helper.make_node(kind, inputs, [output], name=title, **options)
 
 
 def _recurrent(network: Network, subject: Subject, stages: Sequence[Stage]) -> list[onnx.NodeProto]:
