@@ -167,9 +167,11 @@ class Tuner:
                 self._pool.forget(path)
                 continue
             seconds, spread, _ = _compared(duel.value, state.best_s)
-            won = seconds < _CLEARLY * state.best_s
-            record = self._record(state, candidate, duel)
-            self._settle(number, candidate, path, replace(record, seconds=seconds, spread=spread), won)
+            if seconds < _CLEARLY * state.best_s:
+                record = replace(self._record(state, candidate, duel), seconds=seconds, spread=spread)
+                self._settle(number, candidate, path, record, won=True)
+            else:
+                self._pool.forget(path)
 
     def _base(self, number: int) -> None:
         """Measure the default, and the best that is known from before, which others have to beat."""

@@ -6,7 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels import convolved, run, template
+from nets import Net, schedules
 
+import dlcomp
 from dlcomp.schedules import ON_REQUEST, select
 from dlcomp.schedules.workload import Conv2d
 from dlcomp.target import Target
@@ -53,3 +55,15 @@ def test_only_on_request() -> None:
     chosen = select(workload, HOST)
     assert chosen is not None
     assert chosen[0].name not in ON_REQUEST
+
+
+def test_no_compilation_takes_it() -> None:
+    network = Net()
+    network.output(network.conv(network.input(1, 32, 12, 12), 32, 32, (3, 3), pads=(1, 1, 1, 1)))
+    model = dlcomp.load(network.model())
+    for options in ({}, {"winograd": False}, {"winograd": False, "strassen": True, "sparse": False}):
+        assert schedules(model.compile(**options), "conv2d")[0] in (
+            "default",
+            "conv2d.direct",
+            "conv2d.winograd",
+        )

@@ -33,13 +33,16 @@ def _json(capsys: pytest.CaptureFixture[str], *words: str) -> object:
 
 def test_db_lists_and_shows_the_best(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed = _json(capsys, "db", "ls", str(database))
-    assert listed["rows"][0] | {"target": ""} == {
+    (row,) = listed["rows"]
+    assert row | {"target": "", "records": 0} == {
         "target": "",
         "use": "current",
         "workloads": 1,
-        "records": 4,
+        "records": 0,
         "failed": 0,
     }
+    # Four trials, and the winners of the last comparison.
+    assert 4 <= row["records"] <= 8
     (best,) = _json(capsys, "db", "best", str(database))
     assert best["seconds"] > 0
     assert best["schedule"].startswith("gemm.")
@@ -50,10 +53,11 @@ def test_db_lists_and_shows_the_best(database: Path, capsys: pytest.CaptureFixtu
 
 def test_db_merges_and_prunes(database: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = str(tmp_path / "copy")
-    assert _json(capsys, "db", "merge", copy, str(database)) == {"added": 4}
+    count = _json(capsys, "db", "ls", str(database))["rows"][0]["records"]
+    assert _json(capsys, "db", "merge", copy, str(database)) == {"added": count}
     assert _json(capsys, "db", "prune", copy) == {"removed": 0}
     foreign = ("db", "prune", copy, "--foreign", "--target", "x86_64-linux-gnu:haswell")
-    assert _json(capsys, *foreign) == {"removed": 4}
+    assert _json(capsys, *foreign) == {"removed": count}
 
 
 def test_compile_says_how_many_kernels_are_tuned(

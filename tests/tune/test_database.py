@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from dlcomp.errors import UsageError
 from dlcomp.schedules import TEMPLATES, select
+from dlcomp.schedules.cpu.gemm import PackedGemm
 from dlcomp.schedules.workload import Gemm, to_text
 from dlcomp.target import Target
 from dlcomp.tune.candidates import candidates, choices, version_of
@@ -234,7 +235,7 @@ def test_every_feature_and_cache_is_part_of_the_key() -> None:
 def test_versions_are_of_the_templates_own_code() -> None:
     versions = {t.name: template_version(type(t)) for t in TEMPLATES}
     assert versions["conv2d.direct"] != versions["window2d.direct"]
-    assert versions["gemm.packed"] == template_version(type(TEMPLATES[2]))
+    assert versions["gemm.packed"] == template_version(PackedGemm)
 
 
 def test_no_database_is_refused(tmp_path: Path) -> None:

@@ -208,7 +208,8 @@ def test_ctrl_c_keeps_all(tmp_path: Path) -> None:
 def test_the_curve_is_written(tmp_path: Path) -> None:
     found = dlcomp.tune(WORKLOAD, HOST, 4, db=tmp_path)
     curve = found.states[0].curve
-    assert [point[0] for point in curve] == [1, 2, 3, 4]
+    # A winner of the last comparison is a point more.
+    assert list(dict.fromkeys(point[0] for point in curve)) == [1, 2, 3, 4]
     assert curve[-1][2] == found.states[0].best_s
     files = save_curve(found.to_json(), tmp_path / "curve.png")
     assert files[0].name == "curve.json"
