@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="needs PyTorch: pip install 'dlcomp[torch]'")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import lenet_torch
 import torch
