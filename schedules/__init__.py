@@ -23,7 +23,8 @@ from dlcomp.schedules.cpu.gemm_coded import CodedGemm
 from dlcomp.schedules.cpu.gemm_sparse import SparseGemm
 from dlcomp.schedules.cpu.gemm_unstructured import UnstructuredGemm
 from dlcomp.schedules.cpu.im2col import Im2colConv2d
-from dlcomp.schedules.cpu.open_shapes import OpenConv2d, OpenGemm, OpenWindow2d
+from dlcomp.schedules.cpu.open_gemm import OpenGemm, OpenMatmul
+from dlcomp.schedules.cpu.open_shapes import OpenConv2d, OpenWindow2d
 from dlcomp.schedules.cpu.strassen import StrassenMatmul
 from dlcomp.schedules.cpu.window2d import DirectWindow2d
 from dlcomp.schedules.cpu.winograd import WinogradConv2d
@@ -47,6 +48,7 @@ TEMPLATES: tuple[Template, ...] = (
     DirectWindow2d(),
     OpenConv2d(),
     OpenGemm(),
+    OpenMatmul(),
     OpenWindow2d(),
 )
 

@@ -69,7 +69,7 @@ class Gemm:
 
 @dataclass(frozen=True)
 class BatchMatmul:
-    """``batch`` products of (m, k) by (k, n), both operands computed at run time."""
+    """``batch`` products of (m, k) by (k, n), both operands computed at run time; what is open is 0."""
 
     batch: int
     m: int

@@ -162,5 +162,10 @@ class _OpenImporter(_Importer):
         for name, value in values.items():
             if all(symbolic.surely_equal(a, b) for a, b in zip(wanted[name], given[name], strict=True)):
                 continue
-            ty = relax.TensorType(wanted[name], str(value.ty.dtype.dtype))
-            self._nodes[name] = self.bb.match_cast(self.bb.emit(value), ty)
+            dtype = str(value.ty.dtype.dtype)
+            value = self.bb.emit(value)
+            if any(not isinstance(dim, int | tirx.Var) for dim in given[name]):
+                # TVM takes the cast for a definition; one such as S = min(S, 512) makes its passes recurse
+                # without end: a value of unknown shape in between leaves a check of it.
+                value = self.bb.match_cast(value, relax.TensorType(None, dtype, ndim=len(wanted[name])))
+            self._nodes[name] = self.bb.match_cast(value, relax.TensorType(wanted[name], dtype))

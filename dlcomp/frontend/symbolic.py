@@ -58,6 +58,21 @@ def surely_equal(a: Dim, b: Dim) -> bool:
     return bool(_ANALYZER.can_prove_equal(whole(a), whole(b)))
 
 
+def least(dim: Dim, of_open: int = 0) -> int:
+    """A lower bound of ``dim`` where no open dimension is less than ``of_open``."""
+    if isinstance(dim, int):
+        return dim
+    analyzer = sym.Analyzer()
+    for var in tirx.analysis.undefined_vars(dim):
+        analyzer.update(var, sym.ConstIntBound(of_open, sym.ConstIntBound.POS_INF))
+    return int(analyzer.const_int_bound(dim).min_value)
+
+
+def not_negative(dim: Dim) -> Dim:
+    """``dim``, or 0 where it is less."""
+    return dim if least(dim) >= 0 else simplified(tirx.max(dim, whole(0)))
+
+
 def measure(dim: Dim) -> int:
     """``dim`` where every open dimension has a size of its own, of the kind that images and texts have."""
     if isinstance(dim, int):

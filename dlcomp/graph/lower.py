@@ -234,15 +234,14 @@ def _matmul(bb: relax.BlockBuilder, call: Any, target: Target, choose: Choose) -
         workload = Gemm(m, n, k, stored=weights_left(array)) if is_known else Gemm(0, n, k)
         if not is_known:
             return _anchored(bb, call, workload, choose, [left, right])
-    elif is_open((*a, *b)):
-        return default(bb, call)
     else:
         result = shape_of(call)
         assert result is not None
-        batch = 1
-        for extent in result[:-2]:
-            batch *= extent
-        workload = BatchMatmul(batch, m, n, k)
+        batch = product(result[:-2])
+        sizes = [extent if isinstance(extent, int) else 0 for extent in (batch, m, n, k)]
+        workload = BatchMatmul(*sizes)
+        if 0 in sizes:
+            return _anchored(bb, call, workload, choose, [left, right], shape=result)
     return _anchored(bb, call, workload, choose, [left, right])
 
 

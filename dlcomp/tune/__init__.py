@@ -156,7 +156,7 @@ def _matching(found: list[Any], pattern: str | None) -> list[Any]:
         hint = (
             f"tasks are {names}{' ...' if len(found) > 5 else ''}"
             if found
-            else "no kernel of known size has a template; are dimensions open? give --shape"
+            else "no operator of it is one that templates compute"
         )
         raise UsageError("there is nothing to tune", hint=hint)
     return kept

@@ -13,6 +13,7 @@ from dlcomp.schedules.workload import Workload, from_text
 from dlcomp.target import Target
 from dlcomp.tune.database import Database, ranked
 from dlcomp.tune.records import Record, code_version, template_version
+from dlcomp.tune.samples import flops_of
 
 # In the place of a template's name: tilings of the accelerator, which has no schedules in TensorIR.
 VTA = "vta.conv"
@@ -124,7 +125,7 @@ def best_rows(database: Database, target: Target) -> list[dict[str, Any]]:
             "workload": text,
             "schedule": f"{best.template}{{{','.join(f'{k}={v}' for k, v in best.knobs.items())}}}",
             "seconds": best.seconds,
-            "flops": from_text(text).flops,
+            "flops": flops_of(from_text(text)),
             "records": len(records),
         }
         for text, records in groups.items()

@@ -18,6 +18,7 @@ from dlcomp.schedules.workload import Workload, from_text
 from dlcomp.target import Target
 from dlcomp.tune.candidates import Candidate
 from dlcomp.tune.records import Record
+from dlcomp.tune.samples import flops_of
 
 # Fewer measurements than this say less than the estimate.
 _LEAST = 8
@@ -37,8 +38,8 @@ def features(workload: Workload, candidate: Candidate, target: Target) -> dict[s
     """What the model sees, by name; sizes as log2, tails as the part of the last tile that is empty."""
     found = {
         "estimate": math.log2(max(candidate.estimate, 1.0)),
-        "flops": math.log2(max(workload.flops, 1)),
-        "cycles a flop": math.log2(max(candidate.estimate, 1.0) / max(workload.flops, 1)),
+        "flops": math.log2(max(flops_of(workload), 1)),
+        "cycles a flop": math.log2(max(candidate.estimate, 1.0) / max(flops_of(workload), 1)),
         f"template {candidate.template}": 1.0,
         f"op {type(workload).__name__}": 1.0,
         "lanes": target.lanes(),

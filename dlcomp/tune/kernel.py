@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from dlcomp.schedules import schedule, templates
-from dlcomp.schedules.workload import from_text
+from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload, from_text
 from dlcomp.target import Target
 from dlcomp.tune.reference import expected, operands
+from dlcomp.tune.samples import is_open, samples
 
 
 class Invalid(Exception):
@@ -40,13 +41,18 @@ def build(workload: str, template: str, knobs: dict[str, int], target: Target, p
     chosen = next((t for t in templates() if t.name == template), None)
     if chosen is None or not chosen.accepts(wanted, target):
         raise Invalid(f"{template} does not take this workload")
-    given, constant = operands(wanted)
-    feed = [given[0]]
-    for operand in given[1:]:
-        packed: Any = chosen.pack(wanted, knobs, operand) if constant else operand
-        feed += packed if isinstance(packed, tuple) else [packed]
-    tensors = [te.placeholder(value.shape, str(value.dtype)) for value in feed]
-    function = te.create_prim_func([*tensors, chosen.compute(wanted, knobs, *tensors)])
+    cases = [operands(sample) for sample in samples(wanted)]
+    given, constant = cases[0]
+    for others, _ in cases[1:]:
+        others[1:] = given[1:] if constant else others[1:]
+    weights: list[Any] = []
+    for operand in given[1:] if constant else ():
+        packed: Any = chosen.pack(wanted, knobs, operand)
+        weights += packed if isinstance(packed, tuple) else [packed]
+    data = [others[:1] if constant else others for others, _ in cases]
+    tensors = [*_placeholders(wanted, data[0]), *(te.placeholder(w.shape, str(w.dtype)) for w in weights)]
+    result = chosen.compute(wanted, knobs, *tensors, **_result_shape(wanted, tensors))
+    function = te.create_prim_func([*tensors, result])
     scheduled = schedule(function, target)
     if not scheduled.label.startswith(template):
         raise Invalid(f"the template's schedule was not used, but {scheduled.label}")
@@ -57,11 +63,49 @@ def build(workload: str, template: str, knobs: dict[str, int], target: Target, p
     reference = reference_path(path, workload)
     if not reference.exists():
         kind = np.int32 if np.issubdtype(given[0].dtype, np.integer) else np.float32
-        _write(reference, result=expected(wanted, given).astype(kind))
-    names = ["a0", *(f"{'w' if constant else 'a'}{index}" for index in range(1, len(feed)))]
-    _write(Path(f"{path}.npz"), **dict(zip(names, feed, strict=True)))
+        results = [
+            expected(sample, others).astype(kind)
+            for sample, (others, _) in zip(samples(wanted), cases, strict=True)
+        ]
+        _write(reference, **{f"result{case}": result for case, result in enumerate(results)})
+    arrays = {f"a{index}.{case}": value for case, row in enumerate(data) for index, value in enumerate(row)}
+    _write(Path(f"{path}.npz"), **arrays, **{f"w{index}": value for index, value in enumerate(weights)})
     for index, content in enumerate(objects.values()):
         Path(f"{path}.{index}.o").write_bytes(content)
+
+
+def _placeholders(workload: Workload, values: list[np.ndarray]) -> list[Any]:
+    """Tensors for data operands; every open size is a variable of its own."""
+    from tvm import te, tirx
+
+    if not is_open(workload):
+        return [te.placeholder(value.shape, str(value.dtype)) for value in values]
+
+    def shape(*sizes: Any) -> list[Any]:
+        return [size or tirx.Var("size", "int64") for size in sizes]
+
+    wl: Any = workload
+    if isinstance(wl, Gemm):
+        shapes = [shape(0, wl.k)]
+    elif isinstance(wl, BatchMatmul):
+        batch, k = shape(wl.batch, wl.k)
+        shapes = [[batch, *shape(wl.m), k], [batch, k, *shape(wl.n)]]
+    else:
+        shapes = [shape(0, 0, 0, wl.ci * wl.groups if isinstance(wl, Conv2d) else wl.c)]
+    return [te.placeholder(dims, str(value.dtype)) for dims, value in zip(shapes, values, strict=True)]
+
+
+def _result_shape(workload: Workload, tensors: list[Any]) -> dict[str, Any]:
+    """What an open template is told besides its operands: the shape of the result."""
+    if not is_open(workload) or isinstance(workload, Gemm):
+        return {}
+    data, wl = tensors[0].shape, workload
+    if isinstance(wl, BatchMatmul):
+        return {"shape": (*data[:-1], tensors[1].shape[-1])}
+    assert isinstance(wl, Conv2d | Window2d)
+    height = (data[1] - (wl.kh - 1) * wl.dh - 1) // wl.sh + 1
+    width = (data[2] - (wl.kw - 1) * wl.dw - 1) // wl.sw + 1
+    return {"shape": (data[0], height, width, wl.co * wl.groups if isinstance(wl, Conv2d) else wl.c)}
 
 
 def reference_path(path: str, workload: str) -> Path:

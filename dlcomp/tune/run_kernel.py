@@ -5,6 +5,7 @@ Runs in the runner's process, on the runtime alone (no compiler).
 
 from __future__ import annotations
 
+import math
 import time
 import zipfile
 from collections.abc import Sequence
@@ -43,12 +44,14 @@ class Kernel:
         objects = [p.read_bytes() for p in sorted(Path(path).parent.glob(f"{Path(path).name}.*.o"))]
         self.library = native.load_objects(objects)
         self.function = self.library["kernel"]
-        self.expected = np.load(reference)["result"]
+        with np.load(reference, allow_pickle=False) as file:
+            self.expected = [file[f"result{case}"] for case in range(len(file.files))]
         # Whatever a kernel does not write stays NaN or the least integer, and is seen.
-        kind = self.expected.dtype
-        self.result = aligned_empty(self.expected.shape, kind)
-        self.result.fill(np.nan if kind == np.float32 else np.iinfo(kind).min)
-        self.arrays = [self.result]
+        kind = self.expected[0].dtype
+        self.results = [aligned_empty(value.shape, kind) for value in self.expected]
+        for result in self.results:
+            result.fill(np.nan if kind == np.float32 else np.iinfo(kind).min)
+        self.arrays = [*self.results]
         try:
             with np.load(f"{path}.npz", allow_pickle=False) as file:
                 given = {name: file[name] for name in file.files}
@@ -63,12 +66,14 @@ class Kernel:
             self.arrays.append(array)
             return tvm_ffi.from_dlpack(array)
 
-        shared = {name: taken(value) for name, value in given.items() if not name.startswith("w")}
-        written = tvm_ffi.from_dlpack(self.result)
-        self.feeds = [
-            [*(shared[name] if name in shared else taken(value) for name, value in given.items()), written]
-            for _ in range(copies)
+        constants = [
+            [taken(value) for name, value in given.items() if name.startswith("w")] for _ in range(copies)
         ]
+        # For every sample of the sizes the operands and the result, once for each copy of the weights.
+        self.cases: list[list[list[Any]]] = []
+        for case, result in enumerate(self.results):
+            data = [taken(value) for name, value in given.items() if name.endswith(f".{case}")]
+            self.cases.append([[*data, *weight, tvm_ffi.from_dlpack(result)] for weight in constants])
 
     def check(self) -> None:
         """Run once and compare.
@@ -78,16 +83,21 @@ class Kernel:
         Wrong
             With the error over the range of the reference.
         """
-        self.function(*self.feeds[0])
-        span = float(np.ptp(self.expected)) or 1.0
-        found = self.result.reshape(self.expected.shape).astype(np.float64)
-        error = float(np.abs(found - self.expected).max()) / span
-        if not error <= _TOLERANCE:
-            raise Wrong(f"differs from the reference by {error:.2g} of its range")
+        for feeds, result, expected in zip(self.cases, self.results, self.expected, strict=True):
+            self.function(*feeds[0])
+            span = float(np.ptp(expected)) or 1.0
+            found = result.reshape(expected.shape).astype(np.float64)
+            error = float(np.abs(found - expected).max()) / span
+            if not error <= _TOLERANCE:
+                raise Wrong(f"differs from the reference by {error:.2g} of its range")
 
     def once(self) -> float:
-        """Seconds of one run, over as many as fill a turn."""
-        clock, function, feeds = time.perf_counter, self.function, self.feeds
+        """Seconds of one run, over as many as fill a turn; the geometric mean over samples of open sizes."""
+        times = [self._seconds(feeds) for feeds in self.cases]
+        return times[0] if len(times) == 1 else math.exp(sum(map(math.log, times)) / len(times))
+
+    def _seconds(self, feeds: list[list[Any]]) -> float:
+        clock, function = time.perf_counter, self.function
         function(*feeds[-1])
         start = clock()
         function(*feeds[0])

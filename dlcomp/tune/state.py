@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlcomp.tune.candidates import Candidate
+from dlcomp.tune.samples import flops_of
 from dlcomp.tune.tasks import Task
 
 
@@ -52,7 +53,7 @@ class TaskState:
             "default_seconds": self.default_s,
             "best": str(self.best) if self.best else "",
             "best_seconds": self.best_s,
-            "flops": self.task.workload.flops,
+            "flops": flops_of(self.task.workload),
             "trials": self.trials,
             "planned": self.planned,
             "failures": dict(self.failures),
@@ -103,7 +104,7 @@ class Progress:
     def percent_of_peak(self, state: TaskState) -> float | None:
         if not state.best_s or not self.peak_flops:
             return None
-        return float(100 * state.task.workload.flops / state.best_s / self.peak_flops)
+        return float(100 * flops_of(state.task.workload) / state.best_s / self.peak_flops)
 
     def seconds_of_network(self) -> tuple[float, float]:
         """Seconds a run spends in the tuned operators: by the defaults, and by the best."""

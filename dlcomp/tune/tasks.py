@@ -22,6 +22,9 @@ from dlcomp.schedules.workload import Workload, from_text, to_text
 from dlcomp.target import Target
 from dlcomp.tune.candidates import Candidate, candidates
 
+# Sizes that are 0 where they are open.
+_MAY_BE_OPEN = ("batch", "m", "n", "k", "h", "w", "oh", "ow")
+
 
 @dataclass(frozen=True)
 class Task:
@@ -71,8 +74,13 @@ def of_workloads(counts: Counter[str], target: Target) -> list[Task]:
 
 
 def name_of(workload: Workload) -> str:
-    """As ``Conv2d 1x56x56x64 -> 56x56x64 k3x3 s1x1``; two workloads of a network may share one."""
-    sizes = vars(workload)
+    """As ``Conv2d 1x56x56x64 -> 56x56x64 k3x3 s1x1``; two workloads of a network may share one.
+
+    Open sizes are question marks.
+    """
+    sizes = {
+        name: "?" if name in _MAY_BE_OPEN and not value else value for name, value in vars(workload).items()
+    }
     if "m" in sizes:
         batch = f"{sizes['batch']}x" if "batch" in sizes else ""
         return f"{type(workload).__name__} {batch}{sizes['m']}x{sizes['n']}x{sizes['k']}"
@@ -87,15 +95,12 @@ def name_of(workload: Workload) -> str:
 
 
 def _workloads(module: IRModule) -> Counter[str]:
-    """The workloads of the kernels of a lowered module, by how often ``main`` calls them.
-
-    Those of open sizes, which count no operation, are left out: there is nothing that they could be run on.
-    """
+    """The workloads of the kernels of a lowered module, by how often ``main`` calls them."""
     texts: dict[str, str] = {}
     for var, func in module.functions.items():
         if isinstance(func, tirx.PrimFunc):
             found = anchors.find(func) if _has_root(func) else None
-            if found is not None and from_text(found.workload).flops:
+            if found is not None:
                 texts[var.name_hint] = found.workload
     counts: Counter[str] = Counter()
 

@@ -156,7 +156,8 @@ def _reduction(
         sch.compute_at(partial, outer_of_final[spatial_count - 1])
     partial_loops = sch.get_loops(partial)
     # rfactor put the vector among the spatial loops of the partial block; bring it innermost.
-    lane_loop = next(lp for lp in partial_loops if int(sch.get(lp).extent) == width and lp is not None)
+    extents_of_partial = [(lp, sch.get(lp).extent) for lp in partial_loops[spatial_count:]]
+    lane_loop = next(lp for lp, e in extents_of_partial if isinstance(e, tirx.IntImm) and int(e) == width)
     reduce_loops = [lp for lp in partial_loops[spatial_count:] if not sch.get(lp).same_as(sch.get(lane_loop))]
     if reduce_loops:
         sch.reorder(*reduce_loops, lane_loop)

@@ -184,7 +184,7 @@ class DirectBatchMatmul(Template):
     name: ClassVar[str] = "matmul.direct"
 
     def accepts(self, workload: Workload, target: Target) -> bool:
-        return isinstance(workload, BatchMatmul) and target.kind == "cpu"
+        return isinstance(workload, BatchMatmul) and workload.flops > 0 and target.kind == "cpu"
 
     def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
         assert isinstance(workload, BatchMatmul)
@@ -326,4 +326,6 @@ def _broadcast(left: Sequence[int], right: Sequence[int]) -> list[int]:
 def aligned(batch: Sequence[Expr], shape: Sequence[Any]) -> list[Expr]:
     """The batch indices of an operand whose batch dimensions broadcast to ``batch``."""
     own = batch[len(batch) - len(shape) :]
-    return [const(0) if int(d) == 1 else i for i, d in zip(own, shape, strict=True)]
+    return [
+        const(0) if isinstance(d, tirx.IntImm) and int(d) == 1 else i for i, d in zip(own, shape, strict=True)
+    ]

@@ -1,18 +1,16 @@
-"""Convolutions, windows and products whose images or rows have a size that only the run knows.
+"""Convolutions and windows over images of a size that only the run knows.
 
-Tiles have fixed sizes; the last one of a run is moved up so that it is a full one, and runs shorter than a
-tile get narrower ones. Borders are no cases: what is passed over was padded before.
+Borders are no cases: what is passed over was padded before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from tvm import te, tirx
 
 from dlcomp.schedules.anchor import Anchor
-from dlcomp.schedules.coding import is_coded
 from dlcomp.schedules.cpu.conv2d import DirectConv2d
 from dlcomp.schedules.cpu.emit import (
     Expr,
@@ -24,134 +22,24 @@ from dlcomp.schedules.cpu.emit import (
     splat,
     vload,
 )
-from dlcomp.schedules.cpu.gemm import PackedGemm, unflatten
+from dlcomp.schedules.cpu.open_gemm import heights
+from dlcomp.schedules.cpu.open_runs import runs, shared
 from dlcomp.schedules.cpu.tile import (
     Accumulators,
     lanes_of,
     multiply_accumulate,
     pieces,
+    tile_cycles,
     tile_shapes,
     write_row,
 )
 from dlcomp.schedules.cpu.window2d import DirectWindow2d, column
 from dlcomp.schedules.template import Knobs, annotations
-from dlcomp.schedules.workload import Conv2d, Gemm, Window2d, Workload
+from dlcomp.schedules.workload import Conv2d, Window2d, Workload
 from dlcomp.target import Target
 
-# What the estimates take an open extent for.
-_ROWS, _LINE = 1024, 64
-
-
-def runs(extent: Expr, rows: int, tile: Callable[[Expr, int], Stmt]) -> Stmt:
-    """``tile(start, size)`` over ``extent`` places, by tiles of ``rows`` or, for a short run, fewer."""
-    sizes = sorted({rows, -(-rows // 3), 1}, reverse=True)
-
-    def by(size: int) -> Stmt:
-        if size == 1:
-            return open_loop("x", extent, lambda x: tile(x, 1))
-        count = tirx.floordiv(extent + (size - 1), const(size))
-        return open_loop("t", count, lambda t: tile(tirx.min(t * size, extent - size), size))
-
-    result = by(sizes[-1])
-    for size in reversed(sizes[:-1]):
-        result = tirx.IfThenElse(extent >= const(size), by(size), result)
-    return result
-
-
-def _kind(target: Target) -> str:
-    return "parallel" if target.cores > 1 else "serial"
-
-
-class OpenGemm(PackedGemm):
-    """An open number of rows by a packed constant (k, n). Knobs: ``rows`` and ``width`` of the tile."""
-
-    name: ClassVar[str] = "gemm.open"
-
-    def accepts(self, workload: Workload, target: Target) -> bool:
-        return (
-            isinstance(workload, Gemm)
-            and workload.m == 0
-            and target.kind == "cpu"
-            and not is_coded(workload.arithmetic)
-        )
-
-    def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
-        assert isinstance(workload, Gemm)
-        return [{"rows": rows, "width": width} for rows, width in tile_shapes(target, _ROWS, workload.n)]
-
-    def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
-        assert isinstance(workload, Gemm)
-        typical = Gemm(_ROWS, workload.n, workload.k)
-        return super().estimate(typical, {**knobs, "chunk": 8}, target)
-
-    def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
-        assert isinstance(workload, Gemm)
-        width, lanes = knobs["width"], lanes_of(target)
-        data, packed = anchor.inputs
-        blocks = -(-workload.n // width)
-        tail = workload.n - (blocks - 1) * width
-        lead = list(anchor.output.shape[:-1])
-        total: Any = const(1)
-        for extent in lead:
-            total = total * extent
-        m = tirx.Var("m", "int64")
-
-        def tile(first: Expr, rows: int) -> Stmt:
-            places = [tirx.Var("row", "int64") for _ in range(rows)]
-            bound = [tirx.Bind(place, first + r) for r, place in enumerate(places)]
-
-            def columns(block: Expr) -> Stmt:
-                acc = Accumulators(rows, width)
-
-                def step(k: Expr) -> Stmt:
-                    return multiply_accumulate(
-                        acc,
-                        range(rows),
-                        lanes,
-                        lambda offset, size: vload(packed, [block, k, const(offset)], size),
-                        lambda r: tirx.BufferLoad(data, [*open_index(places[r], lead), k]),
-                    )
-
-                def store(valid: int) -> Stmt:
-                    where = enumerate(open_index(place, lead) for place in places)
-                    return seq(
-                        [write_row(anchor, acc, r, valid, lanes, at, block * width) for r, at in where]
-                    )
-
-                stores = store(tail if blocks == 1 else width)
-                if blocks > 1 and tail != width:
-                    stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
-                zero = acc.clear(lanes, tirx.const(0, "float32"))
-                return seq([acc.alloc(), zero, loop("k", workload.k, step), stores])
-
-            return seq([*bound, loop("block", blocks, columns)])
-
-        # A chunk of rows is a task; every chunk passes over all weights.
-        chunk = knobs["rows"] * max(1, min(8, target.l2_bytes // 4 // (knobs["rows"] * workload.k * 4)))
-        count = tirx.floordiv(m + (chunk - 1), const(chunk))
-
-        def task(index: Expr) -> Stmt:
-            begin = index * chunk
-            extent = tirx.Var("extent", "int64")
-            sized = tirx.Bind(extent, tirx.min(const(chunk), m - begin))
-            return seq([sized, runs(extent, knobs["rows"], lambda x, size: tile(begin + x, size))])
-
-        return anchor.schedule_of(seq([tirx.Bind(m, total), open_loop("task", count, task, _kind(target))]))
-
-
-def open_index(index: Expr, shape: Sequence[Any]) -> list[Expr]:
-    """The multi-index of a flat ``index`` into a shape with open dimensions."""
-    if all(isinstance(d, tirx.IntImm) for d in shape):
-        return unflatten(index, [int(d) for d in shape])
-    result: list[Expr] = []
-    rest = index
-    for extent in reversed(shape[1:]):
-        if isinstance(extent, tirx.IntImm) and int(extent) == 1:
-            result.append(const(0))
-            continue
-        result.append(tirx.floormod(rest, extent))
-        rest = tirx.floordiv(rest, extent)
-    return [rest, *reversed(result)]
+# What the estimates take the height and the width of an image for.
+_LINE = 64
 
 
 class OpenConv2d(DirectConv2d):
@@ -242,10 +130,11 @@ class OpenConv2d(DirectConv2d):
                 zero = acc.clear(lanes, tirx.const(0, "float32"))
                 return seq([acc.alloc(), zero, loop("ky", wl.kh, row), stores])
 
-            return seq([*where, runs(line, knobs["rows"], tile)])
+            tiles = runs(line, heights(knobs["rows"]), lambda rows: tile_cycles(rows, width, target), tile)
+            return seq([*where, tiles])
 
         count = images * height * const(wl.groups * blocks)
-        return anchor.schedule_of(open_loop("task", count, task, _kind(target)))
+        return anchor.schedule_of(open_loop("task", count, task, shared(target)))
 
 
 class OpenWindow2d(DirectWindow2d):
@@ -333,6 +222,6 @@ class OpenWindow2d(DirectWindow2d):
                     parts.append(tile(start, size, const(full * width), tail))
                 return seq(parts)
 
-            return seq([*where, runs(line, knobs["rows"], channels)])
+            return seq([*where, runs(line, heights(knobs["rows"]), lambda rows: rows + 1, channels)])
 
-        return anchor.schedule_of(open_loop("line", images * height, task, _kind(target)))
+        return anchor.schedule_of(open_loop("line", images * height, task, shared(target)))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper, numpy_helper, shape_inference
-from test_open_shapes import Both, normal
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+from test_open_shapes import Both, constant, node, normal, value, weight
 
 import dlcomp
 from dlcomp.errors import UsageError
@@ -180,3 +180,39 @@ def test_sums_of_nothing(kind: str, opened: bool) -> None:
     found = dlcomp.load(network, {"x": tuple(dims)}).compile().run({"x": np.zeros((3, 0), kind)})
     np.testing.assert_array_equal(found["y"], np.zeros((3, 4), kind))
     np.testing.assert_array_equal(found["z"], np.full((3, 1), np.nan, kind))
+
+
+def test_positions_cut_to_the_length_of_the_text() -> None:
+    """A table of learned positions, as far as the text goes, and a layer normalization of 64 values."""
+    nodes = [
+        node("Gather", ["table", "ids"], ["x"]),
+        node("Shape", ["ids"], ["s"], start=1, end=2),
+        node("Slice", ["positions", "zero", "s", "zero"], ["p"]),
+        node("Add", ["x", "p"], ["h"]),
+        node("LayerNormalization", ["h", "scale"], ["y"], axis=-1),
+    ]
+    weights = [
+        weight("table", 50, 64), weight("positions", 40, 64), weight("scale", 64),
+        constant("zero", [0], "int64"),
+    ]  # fmt: skip
+    ids = [value("ids", ["batch", "sequence"], TensorProto.INT64)]
+    texts = Both(networks.model(nodes, ids, [value("y", None)], weights))
+    for n, s in ((1, 1), (2, 17), (3, 40)):
+        texts.check(ids=np.random.default_rng(s).integers(0, 50, (n, s)))
+    with pytest.raises(UsageError, match="cannot run on inputs of these sizes"):
+        texts.artifact.run({"ids": np.zeros((1, 41), np.int64)})
+
+
+@pytest.mark.parametrize(("first", "last"), [("s", None), (None, "s"), ("less", None), (None, "less")])
+def test_cuts_at_the_length_of_another_input(first: str | None, last: str | None) -> None:
+    """From or up to the length of ``y``, or as many places from the end, which may be more than there are."""
+    nodes = [
+        node("Shape", ["y"], ["s"], start=0, end=1),
+        node("Neg", ["s"], ["less"]),
+        node("Slice", ["x", first or "zero", last or "end", "zero"], ["z"]),
+    ]
+    weights = [constant("zero", [0], "int64"), constant("end", [2**62], "int64")]
+    both = Both(networks.model(nodes, [value("x", ["n", 3]), value("y", ["m"])], [value("z", None)], weights))
+    for n in (1, 2, 5, 30):
+        for m in (1, 2, 4, 5, 6, 40):
+            both.check(x=normal(n, 3), y=normal(m))

@@ -15,7 +15,17 @@ from tvm import relax, te, tirx
 
 from dlcomp.frontend.ops import open_resize, open_windows
 from dlcomp.frontend.ops.arithmetic import dtype_of, shape_of
-from dlcomp.frontend.symbolic import Dim, divided, is_open, product, simplified, surely_equal, whole
+from dlcomp.frontend.symbolic import (
+    Dim,
+    divided,
+    is_open,
+    least,
+    not_negative,
+    product,
+    simplified,
+    surely_equal,
+    whole,
+)
 
 Known = Sequence[np.ndarray | None]
 _ENDLESS = 2**31 - 1
@@ -203,7 +213,7 @@ def _slice(builder: Any, inputs: Any, known: Known, attrs: Mapping[str, Any]) ->
             begin[axis] = _bound_backwards(start, given[axis], 0)
             way = begin[axis] - _bound_backwards(end, given[axis], -1)
         count = divided(simplified(way) + (abs(step) - 1), abs(step))
-        dims[axis] = max(0, count) if isinstance(count, int) else simplified(tirx.max(count, whole(0)))
+        dims[axis] = max(0, count) if isinstance(count, int) else not_negative(count)
 
     def define(t: Any, out: Any, low: Any) -> Any:
         def at(*places: Any) -> Any:
@@ -224,7 +234,9 @@ def _bound(place: Dim, size: Dim) -> Dim:
         if place == 0 or place <= -_ENDLESS:
             return 0
         return simplified(tirx.max(size + place, whole(0)) if place < 0 else tirx.min(size, whole(place)))
-    return place
+    if least(-place, 1) > 0:
+        return not_negative(simplified(place + size))
+    return not_negative(simplified(tirx.min(place, whole(size))))
 
 
 def _bound_backwards(place: Dim, size: Dim, least: int) -> Dim:

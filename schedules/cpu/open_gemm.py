@@ -1,0 +1,203 @@
+"""Products whose rows, columns or depth have a size that only the run knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from tvm import te, tirx
+
+from dlcomp.schedules.anchor import Anchor
+from dlcomp.schedules.coding import is_coded
+from dlcomp.schedules.cpu.emit import Expr, Stmt, const, loop, open_loop, seq, vload
+from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm, aligned
+from dlcomp.schedules.cpu.open_runs import open_index, runs, shared
+from dlcomp.schedules.cpu.tile import (
+    Accumulators,
+    lanes_of,
+    multiply_accumulate,
+    tile_cycles,
+    tile_shapes,
+    write_rows,
+)
+from dlcomp.schedules.template import Knobs, annotations
+from dlcomp.schedules.workload import BatchMatmul, Gemm, Workload
+from dlcomp.target import Target
+
+# What the estimates take an open extent for: the rows of a batch of texts, and one text.
+_ROWS, _LENGTH = 1024, 64
+
+
+def heights(rows: int) -> list[int]:
+    """Rows of the tiles that there is code for: few rows, and what is left over, need lower ones."""
+    return sorted({rows, -(-2 * rows // 3), -(-rows // 3), 1})
+
+
+class OpenGemm(PackedGemm):
+    """An open number of rows by a packed constant (k, n). Knobs: ``rows`` and ``width`` of the tile."""
+
+    name: ClassVar[str] = "gemm.open"
+
+    def accepts(self, workload: Workload, target: Target) -> bool:
+        return (
+            isinstance(workload, Gemm)
+            and workload.m == 0
+            and target.kind == "cpu"
+            and not is_coded(workload.arithmetic)
+        )
+
+    def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
+        assert isinstance(workload, Gemm)
+        return [{"rows": rows, "width": width} for rows, width in tile_shapes(target, _ROWS, workload.n)]
+
+    def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
+        assert isinstance(workload, Gemm)
+        typical = Gemm(_ROWS, workload.n, workload.k)
+        return super().estimate(typical, {**knobs, "chunk": 8}, target)
+
+    def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
+        assert isinstance(workload, Gemm)
+        width, lanes = knobs["width"], lanes_of(target)
+        data, packed = anchor.inputs
+        blocks = -(-workload.n // width)
+        tail = workload.n - (blocks - 1) * width
+        lead = list(anchor.output.shape[:-1])
+        m = tirx.Var("m", "int64")
+
+        def tile(first: Expr, rows: int, block: Expr) -> Stmt:
+            places = [tirx.Var("row", "int64") for _ in range(rows)]
+            bound = [tirx.Bind(place, first + r) for r, place in enumerate(places)]
+            acc = Accumulators(rows, width)
+
+            def step(k: Expr) -> Stmt:
+                return multiply_accumulate(
+                    acc,
+                    range(rows),
+                    lanes,
+                    lambda offset, size: vload(packed, [block, k, const(offset)], size),
+                    lambda r: tirx.BufferLoad(data, [*open_index(places[r], lead), k]),
+                )
+
+            def store(valid: int) -> Stmt:
+                return write_rows(
+                    anchor, acc, valid, lanes, lambda r: open_index(first + r, lead), block * width
+                )
+
+            stores = store(tail if blocks == 1 else width)
+            if blocks > 1 and tail != width:
+                stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
+            zero = acc.clear(lanes, tirx.const(0, "float32"))
+            return seq([*bound, acc.alloc(), zero, loop("k", workload.k, step), stores])
+
+        # A chunk of rows is a task; every chunk passes over all weights.
+        chunk = knobs["rows"] * max(1, min(8, target.l2_bytes // 4 // (knobs["rows"] * workload.k * 4)))
+        count = tirx.floordiv(m + (chunk - 1), const(chunk))
+
+        def task(index: Expr) -> Stmt:
+            begin = index * chunk
+            extent = tirx.Var("extent", "int64")
+            sized = tirx.Bind(extent, tirx.min(const(chunk), m - begin))
+
+            def columns(block: Expr) -> Stmt:
+                return runs(
+                    extent,
+                    heights(knobs["rows"]),
+                    lambda rows: tile_cycles(rows, width, target),
+                    lambda x, size: tile(begin + x, size, block),
+                )
+
+            return seq([sized, loop("block", blocks, columns)])
+
+        body = open_loop("task", count, task, shared(target))
+        return anchor.schedule_of(seq([tirx.Bind(m, _product(lead)), body]))
+
+
+class OpenMatmul(DirectBatchMatmul):
+    """Products of two run-time operands of which any size may be open: attention over texts of any length.
+
+    Knobs: ``rows`` and ``width`` of the tile.
+    """
+
+    name: ClassVar[str] = "matmul.open"
+
+    def accepts(self, workload: Workload, target: Target) -> bool:
+        return isinstance(workload, BatchMatmul) and workload.flops == 0 and target.kind == "cpu"
+
+    def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
+        return super().space(_typical(workload), target)
+
+    def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
+        return super().estimate(_typical(workload), knobs, target)
+
+    def compute(self, workload: Workload, knobs: Knobs, *operands: Any, shape: Any = None) -> Any:
+        left, right = operands
+        k = te.reduce_axis((0, left.shape[-1]), "k")
+
+        def at(*indices: Expr) -> Expr:
+            *batch, m, n = indices
+            a = left[(*aligned(batch, left.shape[:-2]), m, k)]
+            b = right[(*aligned(batch, right.shape[:-2]), k, n)]
+            return te.sum(a * b, axis=[k])
+
+        return te.compute(tuple(shape), at, name="matmul", attrs=annotations(self, workload, knobs))
+
+    def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
+        left, right = anchor.inputs
+        lanes, zero = lanes_of(target), tirx.const(0, "float32")
+        *lead, m, n = anchor.output.shape
+        k = left.shape[-1]
+        chunk = 8 * knobs["rows"]
+        chunks = tirx.Var("chunks", "int64")
+        widths = sorted({knobs["width"], min(knobs["width"], lanes), 1})
+
+        def tile(batch: list[Expr], first: Expr, rows: int, column: Expr, width: int) -> Stmt:
+            a_batch, b_batch = aligned(batch, left.shape[:-2]), aligned(batch, right.shape[:-2])
+            acc = Accumulators(rows, width)
+
+            def step(at: Expr) -> Stmt:
+                return multiply_accumulate(
+                    acc,
+                    range(rows),
+                    lanes,
+                    lambda offset, size: vload(right, [*b_batch, at, column + offset], size),
+                    lambda r: tirx.BufferLoad(left, [*a_batch, first + r, at]),
+                )
+
+            stores = write_rows(anchor, acc, width, lanes, lambda r: [*batch, first + r], column)
+            return seq([acc.alloc(), acc.clear(lanes, zero), open_loop("k", k, step), stores])
+
+        def task(index: Expr) -> Stmt:
+            names = [tirx.Var("b", "int64") for _ in lead]
+            batch = open_index(tirx.floordiv(index, chunks), lead) if lead else []
+            begin, extent = tirx.Var("begin", "int64"), tirx.Var("extent", "int64")
+            bound = [tirx.Bind(name, place) for name, place in zip(names, batch, strict=True)]
+            bound.append(tirx.Bind(begin, tirx.floormod(index, chunks) * chunk))
+            bound.append(tirx.Bind(extent, tirx.min(const(chunk), m - begin)))
+
+            def rows_of(column: Expr, width: int) -> Stmt:
+                # Code for all heights pays off at the full width only.
+                tall = heights(knobs["rows"])
+                return runs(
+                    extent,
+                    tall if width == knobs["width"] else tall[:2],
+                    lambda rows: tile_cycles(rows, width, target),
+                    lambda x, rows: tile(names, begin + x, rows, column, width),
+                )
+
+            columns = runs(n, widths, lambda w: tile_cycles(knobs["rows"], w, target), rows_of)
+            return seq([*bound, columns])
+
+        parts = tirx.Bind(chunks, tirx.floordiv(m + (chunk - 1), const(chunk)))
+        body = open_loop("task", _product(lead) * chunks, task, shared(target))
+        return anchor.schedule_of(seq([parts, body]))
+
+
+def _typical(workload: Workload) -> BatchMatmul:
+    """``workload`` with the length of a text for everything that is open."""
+    assert isinstance(workload, BatchMatmul)
+    return BatchMatmul(*(size or _LENGTH for size in (workload.batch, workload.m, workload.n, workload.k)))
+
+
+def _product(extents: Sequence[Expr]) -> Expr:
+    return math.prod(extents, start=const(1))
