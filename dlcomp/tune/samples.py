@@ -21,7 +21,7 @@ _IMAGES = ((6, 40), (40, 40), (24, 160))
 
 def is_open(workload: Workload) -> bool:
     """Whether sizes of ``workload`` are known only when the network runs."""
-    return workload.flops == 0
+    return bool(workload.flops == 0)
 
 
 def samples(workload: Workload) -> list[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from tvm import IRModule, relax, tirx
 
@@ -78,7 +79,7 @@ def name_of(workload: Workload) -> str:
 
     Open sizes are question marks.
     """
-    sizes = {
+    sizes: dict[str, Any] = {
         name: "?" if name in _MAY_BE_OPEN and not value else value for name, value in vars(workload).items()
     }
     if "m" in sizes:
