@@ -138,7 +138,7 @@ def _integer_conv2d(
     assert array is not None
     assert out is not None
     groups = int(call.attrs.groups)
-    if any(int(p) for p in call.attrs.padding) or is_open(out) or (groups > 1 and array.shape[3] % 4):
+    if any(int(p) for p in call.attrs.padding) or (groups > 1 and array.shape[3] % 4):
         return default(bb, call)
     made = integers(bb, target, call.args[0], array, 3, 0)
     shape = shape_of(made.data)
@@ -147,14 +147,21 @@ def _integer_conv2d(
     co, kh, kw, ci = made.weight.shape
     workload: Workload
     weight = made.weight
+    more: dict[str, Any] = {}
     if (kh, kw, geometry["sh"], geometry["sw"], groups) == (1, 1, 1, 1, 1):
-        workload = Gemm(n * h * w, co, ci, made.arithmetic)
+        workload = Gemm(0 if is_open(out) else n * h * w, co, ci, made.arithmetic)
         weight = weight.reshape(co, ci).T
+    elif is_open(out):
+        geometry = {**geometry, "top": 0, "left": 0}
+        workload = Conv2d(
+            0, 0, 0, ci, 0, 0, co // groups, **geometry, groups=groups, arithmetic=made.arithmetic
+        )
+        more["shape"] = out
     else:
         workload = Conv2d(
             n, h, w, ci, out[1], out[2], co // groups, **geometry, groups=groups, arithmetic=made.arithmetic
         )
-    return _offset(bb, _anchored(bb, call, workload, choose, [made.data, constant(weight)]), made)
+    return _offset(bb, _anchored(bb, call, workload, choose, [made.data, constant(weight)], **more), made)
 
 
 def _offset(bb: relax.BlockBuilder, total: Any, made: Integers) -> Any:
@@ -215,11 +222,13 @@ def _matmul(bb: relax.BlockBuilder, call: Any, target: Target, choose: Choose) -
         return bb.call_te(lambda dims: topi.full(dims, dtype_of(call), 0), shape_of(call))
     if a is None or b is None or len(a) < 2 or len(b) < 2:
         return default(bb, call)
-    if is_integer(left, right) and len(b) == 2 and not is_open(a):
+    if is_integer(left, right) and len(b) == 2:
         array = array_of(right)
         assert array is not None
         made = integers(bb, target, left, array, 0, 1)
-        workload = Gemm(product(a[:-1]), b[-1], made.weight.shape[0], made.arithmetic)
+        rows = product(a[:-1])
+        known = rows if isinstance(rows, int) else 0
+        workload = Gemm(known, b[-1], made.weight.shape[0], made.arithmetic)
         return _offset(bb, _anchored(bb, call, workload, choose, [made.data, constant(made.weight)]), made)
     if not is_f32(left, right):
         return default(bb, call)

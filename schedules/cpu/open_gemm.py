@@ -10,6 +10,7 @@ from tvm import te, tirx
 
 from dlcomp.schedules.anchor import Anchor
 from dlcomp.schedules.coding import is_coded
+from dlcomp.schedules.cpu.arithmetic import arithmetic_of, narrowest
 from dlcomp.schedules.cpu.emit import Expr, Stmt, const, loop, open_loop, seq, vload
 from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm, aligned
 from dlcomp.schedules.cpu.open_runs import open_index, runs, shared
@@ -35,7 +36,10 @@ def heights(rows: int) -> list[int]:
 
 
 class OpenGemm(PackedGemm):
-    """An open number of rows by a packed constant (k, n). Knobs: ``rows`` and ``width`` of the tile."""
+    """An open number of rows by a packed constant (k, n), in floats or integers.
+
+    Knobs: ``rows`` and ``width`` of the tile.
+    """
 
     name: ClassVar[str] = "gemm.open"
 
@@ -49,16 +53,19 @@ class OpenGemm(PackedGemm):
 
     def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
         assert isinstance(workload, Gemm)
-        return [{"rows": rows, "width": width} for rows, width in tile_shapes(target, _ROWS, workload.n)]
+        shapes = tile_shapes(target, _ROWS, workload.n, narrowest(workload.arithmetic))
+        return [{"rows": rows, "width": width} for rows, width in shapes]
 
     def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
         assert isinstance(workload, Gemm)
-        typical = Gemm(_ROWS, workload.n, workload.k)
+        typical = Gemm(_ROWS, workload.n, workload.k, workload.arithmetic)
         return super().estimate(typical, {**knobs, "chunk": 8}, target)
 
     def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
         assert isinstance(workload, Gemm)
         width, lanes = knobs["width"], lanes_of(target)
+        arithmetic = arithmetic_of(workload.arithmetic)
+        steps = workload.k // arithmetic.group
         data, packed = anchor.inputs
         blocks = -(-workload.n // width)
         tail = workload.n - (blocks - 1) * width
@@ -68,15 +75,16 @@ class OpenGemm(PackedGemm):
         def tile(first: Expr, rows: int, block: Expr) -> Stmt:
             places = [tirx.Var("row", "int64") for _ in range(rows)]
             bound = [tirx.Bind(place, first + r) for r, place in enumerate(places)]
-            acc = Accumulators(rows, width)
+            acc = Accumulators(rows, width, arithmetic.sums)
 
             def step(k: Expr) -> Stmt:
                 return multiply_accumulate(
                     acc,
                     range(rows),
                     lanes,
-                    lambda offset, size: vload(packed, [block, k, const(offset)], size),
-                    lambda r: tirx.BufferLoad(data, [*open_index(places[r], lead), k]),
+                    lambda offset, size: arithmetic.vector(packed, [block, k, const(offset)], size),
+                    lambda r: arithmetic.scalar(data, [*open_index(places[r], lead), k]),
+                    arithmetic,
                 )
 
             def store(valid: int) -> Stmt:
@@ -87,11 +95,11 @@ class OpenGemm(PackedGemm):
             stores = store(tail if blocks == 1 else width)
             if blocks > 1 and tail != width:
                 stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
-            zero = acc.clear(lanes, tirx.const(0, "float32"))
-            return seq([*bound, acc.alloc(), zero, loop("k", workload.k, step), stores])
+            zero = acc.clear(lanes, arithmetic.zero)
+            return seq([*bound, acc.alloc(), zero, loop("k", steps, step), stores])
 
         # A chunk of rows is a task; every chunk passes over all weights.
-        chunk = knobs["rows"] * max(1, min(8, target.l2_bytes // 4 // (knobs["rows"] * workload.k * 4)))
+        chunk = knobs["rows"] * max(1, min(8, target.l2_bytes // 4 // (knobs["rows"] * steps * 4)))
         count = tirx.floordiv(m + (chunk - 1), const(chunk))
 
         def task(index: Expr) -> Stmt:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from tvm import te, tirx
 
 from dlcomp.schedules.anchor import Anchor
+from dlcomp.schedules.cpu.arithmetic import arithmetic_of, narrowest
 from dlcomp.schedules.cpu.conv2d import DirectConv2d
 from dlcomp.schedules.cpu.emit import (
     Expr,
@@ -32,6 +33,7 @@ from dlcomp.schedules.cpu.tile import (
     tile_cycles,
     tile_shapes,
     write_row,
+    write_rows,
 )
 from dlcomp.schedules.cpu.window2d import DirectWindow2d, column
 from dlcomp.schedules.template import Knobs, annotations
@@ -55,7 +57,8 @@ class OpenConv2d(DirectConv2d):
 
     def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
         assert isinstance(workload, Conv2d)
-        return [{"rows": rows, "width": width} for rows, width in tile_shapes(target, _LINE, workload.co)]
+        shapes = tile_shapes(target, _LINE, workload.co, narrowest(workload.arithmetic))
+        return [{"rows": rows, "width": width} for rows, width in shapes]
 
     def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
         assert isinstance(workload, Conv2d)
@@ -68,18 +71,23 @@ class OpenConv2d(DirectConv2d):
         assert isinstance(workload, Conv2d)
         wl, width = workload, knobs["width"]
         data, packed = operands
+        arithmetic = arithmetic_of(workload.arithmetic)
+        group = arithmetic.group
         ky, kx, ci = (te.reduce_axis((0, e), n) for e, n in ((wl.kh, "ky"), (wl.kw, "kx"), (wl.ci, "ci")))
 
         def at(n: Expr, y: Expr, x: Expr, c: Expr) -> Expr:
             g, o = (c // wl.co, c % wl.co) if wl.groups > 1 else (0, c)
             pixel = data[n, y * wl.sh + ky * wl.dh, x * wl.sw + kx * wl.dw, g * wl.ci + ci]
-            return te.sum(pixel * packed[g, o // width, ky, kx, ci, o % width], axis=[ky, kx, ci])
+            weight = packed[g, o // width, ky, kx, ci // group, o % width * group + ci % group]
+            return te.sum(arithmetic.product(pixel, weight), axis=[ky, kx, ci])
 
         return te.compute(tuple(shape), at, name="conv2d", attrs=annotations(self, workload, knobs))
 
     def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
         assert isinstance(workload, Conv2d)
         wl, width, lanes = workload, knobs["width"], lanes_of(target)
+        arithmetic = arithmetic_of(wl.arithmetic)
+        words = wl.ci // arithmetic.group
         data, packed = anchor.inputs
         blocks = -(-wl.co // width)
         tail = wl.co - (blocks - 1) * width
@@ -93,41 +101,42 @@ class OpenConv2d(DirectConv2d):
             group, column = block // blocks, block % blocks
 
             def tile(start: Expr, size: int) -> Stmt:
-                acc = Accumulators(size, width)
+                acc = Accumulators(size, width, arithmetic.sums)
 
                 def step(ky: Expr, kx: Expr, ci: Expr) -> Stmt:
                     return multiply_accumulate(
                         acc,
                         range(size),
                         lanes,
-                        lambda offset, wide: vload(packed, [group, column, ky, kx, ci, const(offset)], wide),
-                        lambda r: tirx.BufferLoad(
+                        lambda offset, wide: arithmetic.vector(
+                            packed, [group, column, ky, kx, ci, const(offset)], wide
+                        ),
+                        lambda r: arithmetic.scalar(
                             data,
                             [
                                 n,
                                 oy * wl.sh + ky * wl.dh,
                                 (start + r) * wl.sw + kx * wl.dw,
-                                group * wl.ci + ci,
+                                group * words + ci,
                             ],
                         ),
+                        arithmetic,
                     )
 
                 def row(ky: Expr) -> Stmt:
-                    return loop("kx", wl.kw, lambda kx: loop("ci", wl.ci, lambda ci: step(ky, kx, ci)))
+                    if wl.dw == 1 and wl.groups == 1:
+                        # Taps and channels of a kernel row lie one after the other.
+                        return loop("j", wl.kw * words, lambda j: step(ky, j // words, j % words))
+                    return loop("kx", wl.kw, lambda kx: loop("ci", words, lambda ci: step(ky, kx, ci)))
 
                 def store(channels: int) -> Stmt:
                     first = group * wl.co + column * width
-                    return seq(
-                        [
-                            write_row(anchor, acc, r, channels, lanes, [n, oy, start + r], first)
-                            for r in range(size)
-                        ]
-                    )
+                    return write_rows(anchor, acc, channels, lanes, lambda r: [n, oy, start + r], first)
 
                 stores = store(tail if blocks == 1 else width)
                 if blocks > 1 and tail != width:
                     stores = tirx.IfThenElse(column == blocks - 1, store(tail), stores)
-                zero = acc.clear(lanes, tirx.const(0, "float32"))
+                zero = acc.clear(lanes, arithmetic.zero)
                 return seq([acc.alloc(), zero, loop("ky", wl.kh, row), stores])
 
             tiles = runs(line, heights(knobs["rows"]), lambda rows: tile_cycles(rows, width, target), tile)

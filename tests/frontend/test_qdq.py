@@ -130,11 +130,19 @@ def test_layers_of_all_kinds(data: st.DataObject) -> None:
     y_zero = draw(st.sampled_from([np.iinfo(out).min, 0, 5, np.iinfo(out).max]))
     name = "u" if out == "uint8" else "i"
     net.op("QuantizeLinear", [y, net.number(0.013, "float32"), net.number(y_zero, out)], name)
-    network = net.model(shape, name)
+    # Every size but that of the channels may be open.
+    channels = 1 if spatial else len(shape) - 1
+    opened = draw(st.booleans())
+    dims = [f"d{d}" if opened and d != channels else size for d, size in enumerate(shape)]
+    network = net.model(dims, name)
     assert {"ConvInteger", "MatMulInteger"} & set(operators(network))
     artifact = dlcomp.load(network).compile()
-    feed = {"x": rng.standard_normal(shape).astype("float32") * 4}
-    assert_steps(artifact.run(feed)[name], written(network, feed)[0])
+    if opened and kind != "Conv1d" and (groups == 1 or ci // groups % 4 == 0):
+        assert any(".open{" in kernel.schedule for kernel in artifact.manifest.kernels)
+    for larger in (0, 1, 30) if opened else (0,):
+        sizes = [size + larger * isinstance(d, str) for size, d in zip(shape, dims, strict=True)]
+        feed = {"x": rng.standard_normal(sizes).astype("float32") * 4}
+        assert_steps(artifact.run(feed)[name], written(network, feed)[0])
 
 
 def residual_network() -> onnx.ModelProto:

@@ -10,17 +10,21 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import dlcomp
+from dlcomp.schedules.cpu.arithmetic import integer_arithmetic
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
 from dlcomp.target import Target
 from dlcomp.tune.candidates import candidates
 from dlcomp.tune.samples import flops_of, is_open, samples
 
 HOST = Target.host()
+INTEGERS = integer_arithmetic(HOST, "int8")
 OPEN: tuple[Workload, ...] = (
     Gemm(0, 40, 24),
+    Gemm(0, 40, 24, INTEGERS),
     BatchMatmul(0, 0, 0, 8),
     BatchMatmul(3, 0, 20, 0),
     Conv2d(0, 0, 0, 6, 0, 0, 20, 3, 2, 2, 1, 1, 2, 0, 0, 2),
+    Conv2d(0, 0, 0, 8, 0, 0, 20, 3, 3, 1, 1, 1, 1, 0, 0, 1, INTEGERS),
     Window2d("depthwise", 0, 0, 0, 20, 0, 0, 3, 3, 2, 2, 1, 1, 0, 0),
     Window2d("max", 0, 0, 0, 20, 0, 0, 2, 3, 2, 1, 1, 1, 0, 0),
 )

@@ -91,7 +91,7 @@ def _without_zero(total: Any, zero: Any, zero_axis: int | None, rank: int, sums:
 
 def _product(a: Any, a_zero: Any, b: Any, b_zero: Any) -> Any:
     kind = "int32"
-    if len(shape_of(a)) >= 2 and len(shape_of(b)) == 2 and not is_open(shape_of(a)):
+    if len(shape_of(a)) >= 2 and len(shape_of(b)) == 2:
         weight = _stored_weight(a, b, b_zero, -1)
         if weight is not None:
             total = relax.op.matmul(a, constant(weight), out_dtype="int32")
@@ -141,7 +141,7 @@ def _convolution(x: Any, x_zero: Any, w: Any, w_zero: Any, attrs: dict[str, Any]
     filling = np.zeros(1) if x_zero is None else constant_of(x_zero)
     # Depthwise convolutions, and groups of few channels, have no neighbours along the reduction to take.
     joined = groups == 1 or shape_of(w)[1] % 4 == 0
-    if weight is not None and joined and not is_open(dims) and (filling is not None or not any(pads)):
+    if weight is not None and joined and (filling is not None or not any(pads)):
         if any(pads):
             assert filling is not None
             widths = [0, 0, 0, 0, *(p for d in range(rank) for p in (pads[d], pads[d + rank]))]
