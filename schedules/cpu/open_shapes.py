@@ -21,7 +21,6 @@ from dlcomp.schedules.cpu.emit import (
     open_loop,
     seq,
     splat,
-    vload,
 )
 from dlcomp.schedules.cpu.open_gemm import heights
 from dlcomp.schedules.cpu.open_runs import runs, shared
