@@ -6,7 +6,7 @@ from dlcomp.target import Target
 
 # Waking the pool costs some microseconds; a kernel of fewer operations than this is done by then.
 _LEAST_FLOPS = 200_000
-_LEAST_BYTES = 64 * 1024
+LEAST_BYTES = 64 * 1024
 
 
 def parallel_kind(flops: int, target: Target) -> str:
@@ -16,4 +16,4 @@ def parallel_kind(flops: int, target: Target) -> str:
 
 def parallel_bytes(count: int, target: Target) -> bool:
     """Whether moving ``count`` bytes repays waking the other cores."""
-    return target.cores > 1 and count >= _LEAST_BYTES
+    return target.cores > 1 and count >= LEAST_BYTES

@@ -7,10 +7,12 @@ axis gets a vector of partial results; one across it keeps the contiguous axis i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tvm import IRModule, s_tir, tirx
 
+from dlcomp.schedules.cpu.open_small import either
 from dlcomp.schedules.cpu.tile import lanes_of
 from dlcomp.schedules.parallel import parallel_bytes
 from dlcomp.schedules.rewrite import UnknownExpression, loads
@@ -22,7 +24,21 @@ _OPEN = 1021
 
 
 def schedule(func: Any, target: Target) -> Any:
-    """``func`` with every block vectorized and parallelised as far as it goes, as a Schedule."""
+    """``func`` with every block vectorized and parallelised as far as it goes, as a Schedule.
+
+    Of open sizes, the run decides whether the cores share the work.
+    """
+    shared = _scheduled(func, target)
+    if target.cores == 1 or not any(_is_open(param) for param in func.params):
+        return shared
+    return either(shared, _scheduled(func, replace(target, cores=1)))
+
+
+def _is_open(param: Any) -> bool:
+    return hasattr(param, "shape") and not all(isinstance(extent, tirx.IntImm) for extent in param.shape)
+
+
+def _scheduled(func: Any, target: Target) -> Any:
     sch = s_tir.Schedule(IRModule({"main": func}))
     _inline(sch)
     for block in sch.get_child_blocks(sch.get_sblock("root")):

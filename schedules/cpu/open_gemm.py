@@ -14,6 +14,7 @@ from dlcomp.schedules.cpu.arithmetic import arithmetic_of, narrowest
 from dlcomp.schedules.cpu.emit import Expr, Stmt, const, loop, open_loop, seq, vload
 from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm, aligned
 from dlcomp.schedules.cpu.open_runs import open_index, runs, shared
+from dlcomp.schedules.cpu.open_small import is_large
 from dlcomp.schedules.cpu.tile import (
     Accumulators,
     lanes_of,
@@ -175,7 +176,7 @@ class OpenMatmul(DirectBatchMatmul):
             stores = write_rows(anchor, acc, width, lanes, lambda r: [*batch, first + r], column)
             return seq([acc.alloc(), acc.clear(lanes, zero), open_loop("k", k, step), stores])
 
-        def task(index: Expr) -> Stmt:
+        def task(index: Expr, tall: Sequence[int]) -> Stmt:
             names = [tirx.Var("b", "int64") for _ in lead]
             batch = open_index(tirx.floordiv(index, chunks), lead) if lead else []
             begin, extent = tirx.Var("begin", "int64"), tirx.Var("extent", "int64")
@@ -185,7 +186,6 @@ class OpenMatmul(DirectBatchMatmul):
 
             def rows_of(column: Expr, width: int) -> Stmt:
                 # Code for all heights pays off at the full width only.
-                tall = heights(knobs["rows"])
                 return runs(
                     extent,
                     tall if width == knobs["width"] else tall[:2],
@@ -197,7 +197,13 @@ class OpenMatmul(DirectBatchMatmul):
             return seq([*bound, columns])
 
         parts = tirx.Bind(chunks, tirx.floordiv(m + (chunk - 1), const(chunk)))
-        body = open_loop("task", _product(lead) * chunks, task, shared(target))
+        count = _product(lead) * chunks
+        tall = heights(knobs["rows"])
+        body = open_loop("task", count, lambda index: task(index, tall), shared(target))
+        large = is_large([left, right, anchor.output])
+        if target.cores > 1 and not isinstance(large, tirx.IntImm):
+            alone = open_loop("task", count, lambda index: task(index, tall[:2]))
+            body = tirx.IfThenElse(large, body, alone)
         return anchor.schedule_of(seq([parts, body]))
 
 

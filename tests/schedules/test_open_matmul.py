@@ -17,6 +17,7 @@ import dlcomp
 from dlcomp.schedules.cpu.emit import const
 from dlcomp.schedules.cpu.open_gemm import heights
 from dlcomp.schedules.cpu.open_runs import runs
+from dlcomp.schedules.cpu.open_small import is_large
 from dlcomp.target import Target
 
 # Which sizes are open, of (batch, heads, m, k, n): letters are open.
@@ -100,3 +101,39 @@ def test_other_templates_leave_open_sizes() -> None:
     for workload in (BatchMatmul(0, 0, 0, 32), BatchMatmul(12, 64, 0, 64), BatchMatmul(0, 8, 8, 8)):
         takers = [t.name for t in templates() if t.accepts(workload, Target.parse("host"))]
         assert takers == ["matmul.open"]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "decided"),
+    [([(4, 8)], False), ([(1024, 64)], True), ([(1024, 64), ("S", 3)], True), ([("S", 3), (4, 4)], None)],
+)
+def test_the_run_decides_only_what_fixed_sizes_leave_open(shapes: Any, decided: bool | None) -> None:
+    size = tirx.Var("S", "int64")
+    buffers = [tirx.decl_buffer([size if d == "S" else d for d in dims], "float32") for dims in shapes]
+    found = is_large(buffers)
+    assert (bool(int(found)) if isinstance(found, tirx.IntImm) else None) == decided
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_small_and_large_runs_of_one_kernel(cores: int) -> None:
+    """Sums, means and functions of a few values and of many, by one artifact."""
+    x, y, z = (helper.make_tensor_value_info(n, TensorProto.FLOAT, d) for n, d in (
+        ("x", ["n", "s", 48]), ("y", None), ("z", None)))  # fmt: skip
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["y"], axis=1),
+        helper.make_node("ReduceMean", ["y"], ["m"], axes=[1], keepdims=1),
+        helper.make_node("Sub", ["y", "m"], ["z"]),
+    ]
+    made = helper.make_model(
+        helper.make_graph(nodes, "rows", [x], [y, z]),
+        opset_imports=[helper.make_opsetid("", 13)],
+        ir_version=9,
+    )
+    artifact = dlcomp.load(made).compile()
+    for n, s in ((1, 1), (1, 7), (2, 900), (3, 170), (1, 341), (1, 342)):
+        value = np.random.default_rng(s).standard_normal((n, s, 48)).astype("float32")
+        found = artifact.run({"x": value}, threads=cores)
+        share = np.exp(value - value.max(1, keepdims=True))
+        share /= share.sum(1, keepdims=True)
+        np.testing.assert_allclose(found["y"], share, rtol=2e-5, atol=1e-7)
+        np.testing.assert_allclose(found["z"], share - share.mean(1, keepdims=True), rtol=1e-4, atol=1e-6)
