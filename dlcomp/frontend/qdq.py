@@ -162,7 +162,7 @@ class _Rewriter:
         if weight.scale.size > 1 and weight.axis % array.ndim != columns:
             return
         outputs = array.shape[columns]
-        bias, known = self._bias(node, data, weight)
+        bias, known = self._bias(node, data, weight, array, columns)
         if not known or (bias is not None and bias.shape not in ((outputs,), (1, outputs))):
             return
         write = Writer(f"{node.output[0]}/integer", self._version)
@@ -214,22 +214,29 @@ class _Rewriter:
             return None
         return 0 if attributes.get("transB", 0) else 1
 
-    def _bias(self, node: onnx.NodeProto, data: _Grid, weight: _Grid) -> tuple[np.ndarray | None, bool]:
-        """The bias as integers at the scale of the sums, or as float32; and whether it is known at all."""
+    def _bias(
+        self, node: onnx.NodeProto, data: _Grid, weight: _Grid, array: np.ndarray, columns: int
+    ) -> tuple[np.ndarray | None, bool]:
+        """The bias as integers at the scale of the sums, or as float32; and whether it is known at all.
+
+        Integers that a sum of 32 bits might not hold are float32: where weights are all but zero and a bias
+        is not, its scale is tiny, and the sum would wrap around from one end to the other.
+        """
         name = node.input[2] if len(node.input) > 2 else ""
         if not name:
             return None, True
         if name in self._stored:
-            array = array_of(self._stored[name])
-            return array, array.dtype == np.float32
+            given = array_of(self._stored[name])
+            return given, given.dtype == np.float32
         grid = self._grid(name)
         if grid is None or grid.name not in self._stored:
             return None, False
-        array = array_of(self._stored[grid.name])
         scale = data.scale.reshape(-1) * weight.scale.reshape(-1)
-        if array.dtype == np.int32 and not grid.zero.any() and np.allclose(grid.scale, scale, 1e-6, 0):
-            return array, True
-        whole = array.astype(np.float32) - grid.zero.astype(np.float32)
+        stored = array_of(self._stored[grid.name])
+        good = stored.dtype == np.int32 and not grid.zero.any() and np.allclose(grid.scale, scale, 1e-6, 0)
+        if good and not _overflows(array, weight.zero, columns, data.zero, stored):
+            return stored, True
+        whole = stored.astype(np.float32) - grid.zero.astype(np.float32)
         return whole * grid.scale, True
 
     def _behind(self, node: onnx.NodeProto) -> tuple[list[onnx.NodeProto], onnx.NodeProto | None]:
@@ -259,3 +266,15 @@ class _Rewriter:
             for name in step.input[1:]
         ]
         return write.op("Clip", [value, *bounds])
+
+
+def _overflows(
+    weight: np.ndarray, weight_zero: np.ndarray, columns: int, data_zero: np.ndarray, bias: np.ndarray
+) -> bool:
+    """Whether a sum of any 8-bit data by ``weight``, and ``bias``, might not fit 32 bits."""
+    info, zero = np.iinfo(data_zero.dtype), int(data_zero)
+    rows = np.moveaxis(weight.astype(np.int64), columns, 0).reshape(weight.shape[columns], -1)
+    rows = rows - weight_zero.astype(np.int64).reshape(-1, 1)
+    span = max(int(info.max) - zero, zero - int(info.min))
+    largest = span * np.abs(rows).sum(axis=1) + np.abs(bias.astype(np.int64).reshape(-1))
+    return bool(largest.max(initial=0) > np.iinfo(np.int32).max)

@@ -360,3 +360,32 @@ def test_channels_of_weights_are_at_most_15_powers_apart() -> None:
     scales = power_of_two.grid_of_weight(weight, 8, 0).scale
     assert scales[1] == scales[0] * 2.0**-15
     assert scales[2] == scales[0]
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_dead_channels_with_a_bias(sign: int, bits: int) -> None:
+    """Weights a million times smaller than their bias, as batch norm leaves them: no sum wraps around."""
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((4, 3, 3, 3))
+    kernel[1:3] *= [[[[1e-6]]], [[[1e-9]]]]
+    bias = np.array([0.5, sign * 5.0, sign * 3.0, -0.5])
+    nodes = [node("Conv", ["x", "w", "b"], ["c"], pads=[1] * 4), node("Relu", ["c"], ["r"])]
+    nodes.append(node("Conv", ["r", "v"], ["y"]))
+    constants = {"w": kernel, "b": bias, "v": rng.standard_normal((2, 4, 1, 1))}
+    stored = [numpy_helper.from_array(a.astype("float32"), n) for n, a in constants.items()]
+    network = networks.model(nodes, [value("x", [1, 3, 8, 8])], [value("y", [1, 2, 8, 8])], stored, opset=17)
+    samples = rng.uniform(-1, 1, (8, 3, 8, 8)).astype("float32")
+    small = dlcomp.load(network).compress(dlcomp.Quantize(bits=bits), calibration=samples)
+    held = Network(small)
+    conv = next(n for n in held.nodes if n.op_type == "Conv")
+    makers = {output: n for n in held.nodes for output in n.output}
+    integers, sums = (held.weights[makers[conv.input[place]].input[0]] for place in (1, 2))
+    zero = int(held.weights[makers[conv.input[0]].input[2]])
+    products = max(zero, 255 - zero) * np.abs(integers.astype(np.int64)).reshape(4, -1).sum(axis=1)
+    assert (products + np.abs(sums.astype(np.int64))).max() < 2**31
+    assert sums.dtype == np.int32
+    feed = {"x": samples[:1]}
+    right = peer.run(peer.session(small.source.SerializeToString(), 1, optimize=False), feed)["y"]
+    found = small.compile("host").run(feed)["y"]
+    np.testing.assert_allclose(found, right, atol=0.02 * np.ptp(right))

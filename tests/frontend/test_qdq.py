@@ -273,3 +273,30 @@ def test_biases_of_every_shape(shape: tuple[int, ...]) -> None:
 def test_code_for_processors_of_other_kinds(target: str) -> None:
     """No instruction that they lack: LLVM would stop the process."""
     assert dlcomp.load(residual_network()).compile(target).kernels
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    sign=st.sampled_from([-1, 1]), missing=st.integers(0, 100_000), zero=st.sampled_from([0, 127, 255]),
+    depth=st.integers(1, 40), seed=st.integers(0, 1000),
+)  # fmt: skip
+def test_sums_beyond_32_bits_do_not_wrap_around(
+    sign: int, missing: int, zero: int, depth: int, seed: int
+) -> None:
+    """Next to a channel of usual weights one of tiny ones whose bias nearly fills the integers."""
+    rng = np.random.default_rng(seed)
+    net = Net()
+    scale, weights = 2.0**-7, np.array([2.0**-6, 2.0**-19], "float32")
+    read = net.round_trip("x", scale, zero, "uint8")
+    stored = net.number(rng.integers(-127, 128, (2, depth)), "int8")
+    weight = net.pair("DequantizeLinear", stored, weights, [0, 0], "int8", axis=0)
+    sums = net.number([rng.integers(-3000, 3000), sign * (2**31 - 1 - missing)], "int32")
+    bias = net.pair("DequantizeLinear", sums, weights * np.float32(scale), [0, 0], "int32", axis=0)
+    made = net.op("Gemm", [read, weight, bias], transB=1)
+    net.pair("QuantizeLinear", net.op("Relu", [made]), 0.125, 0, "uint8")
+    net.nodes[-1].output[0] = "u"
+    network = net.model([5, depth], "u")
+    feed = {"x": rng.uniform(-1, 1, (5, depth)).astype("float32")}
+    (right,) = written(network, feed)
+    assert_steps(dlcomp.load(network).compile().run(feed)["u"], right)
+    assert (right[:, 1] == (255 if sign > 0 else 0)).all()

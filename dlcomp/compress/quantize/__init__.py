@@ -15,7 +15,7 @@ from dlcomp.compress.matrices import from_matrices, has_matrices, to_matrices
 from dlcomp.compress.network import Network
 from dlcomp.compress.observe import Histogram, observe
 from dlcomp.compress.quantize import power_of_two
-from dlcomp.compress.quantize.bias import mean_error
+from dlcomp.compress.quantize.bias import mean_error, without_overflow
 from dlcomp.compress.quantize.dynamic import is_product, write_dynamic, write_recurrent
 from dlcomp.compress.quantize.grid import Grid, grid_of_groups, grid_of_range, grid_of_weight
 from dlcomp.compress.quantize.plan import Plan, plan
@@ -266,7 +266,7 @@ class Quantize:
         if self.activations != _DYNAMIC:
             write_weight(network, layer, grid, integers, self._packed)
         if bias is not None and data is not None:
-            write_bias(network, _with_bias(network, layer, bias), bias, data, grid)
+            write_bias(network, _with_bias(network, layer, bias), bias, data, grid, integers)
         elif bias is not None and error is not None:
             set_bias(network, layer, bias)
         if self.activations == _DYNAMIC:
@@ -276,12 +276,12 @@ class Quantize:
         axis = layer.axis if self.per_channel else None
         if self.scales == "power_of_two":
             found = power_of_two.grid_of_weight(weight, self.bits, axis)
-            grid = _without_overflow(network, layer, data, found)
+            grid = without_overflow(network, layer, data, found)
             return Grid(power_of_two.rounded_up(grid.scale), grid.zero, axis)
         if self.group and weight.ndim == 2 and weight.shape[1 - layer.axis] > self.group:
             return grid_of_groups(weight, self.bits, 1 - layer.axis, self.group, self.weight_search)
         grid = grid_of_weight(weight, self.bits, axis, self.weight_search)
-        return _without_overflow(network, layer, data, grid)
+        return without_overflow(network, layer, data, grid)
 
 
 def _bytes(array: np.ndarray) -> int:
@@ -303,17 +303,6 @@ def _with_bias(network: Network, layer: Layer, bias: np.ndarray) -> Layer:
     del layer.node.input[2:]
     layer.node.input.append(name)
     return Layer(layer.node, layer.data, layer.weight, 2, layer.axis)
-
-
-def _without_overflow(network: Network, layer: Layer, data: Grid | None, grid: Grid) -> Grid:
-    """A coarser scale where a bias would not fit 32 bits: channels of tiny weights with a large bias."""
-    if layer.bias is None or data is None:
-        return grid
-    bias = np.abs(network.weights[layer.node.input[layer.bias]].astype(np.float64)).reshape(-1)
-    least = bias / (2.0**31 - 2**10) / float(data.scale)
-    if grid.axis is None:
-        return Grid(np.maximum(grid.scale, np.float32(least.max(initial=0))), grid.zero)
-    return Grid(np.maximum(grid.scale, least.astype(np.float32)), grid.zero, grid.axis)
 
 
 def _raise_opset(network: Network, least: int) -> None:

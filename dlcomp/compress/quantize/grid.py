@@ -47,6 +47,13 @@ class Grid:
         return result
 
 
+def span_of(data: Grid) -> int:
+    """The most that an integer of ``data`` is away from its zero point; 0 of 16 bits, summed in float32."""
+    info = np.iinfo(data.zero.dtype)
+    zero = int(data.zero)
+    return max(int(info.max) - zero, zero - int(info.min)) if info.bits == 8 else 0
+
+
 def grid_of_range(low: float, high: float, dtype: str, symmetric: bool) -> Grid:
     """The grid of an activation. Zero is one of its numbers: padding must not change it."""
     info = np.iinfo(dtype)

@@ -12,7 +12,7 @@ from onnx import helper
 
 from dlcomp.compress.layers import Layer
 from dlcomp.compress.network import Network
-from dlcomp.compress.quantize.grid import Grid
+from dlcomp.compress.quantize.grid import Grid, span_of
 from dlcomp.compress.quantize.plan import Plan
 
 
@@ -56,14 +56,20 @@ def write_stored(
     _dequantized(network, node, place, stored, replace(grid, zero=grid.zero.astype(kind)))
 
 
-def write_bias(network: Network, layer: Layer, bias: np.ndarray, data: Grid, weight: Grid) -> None:
-    """The bias as 32-bit integers at the scale of the sums: that of the data by that of the weight."""
+def write_bias(
+    network: Network, layer: Layer, bias: np.ndarray, data: Grid, weight: Grid, integers: np.ndarray
+) -> None:
+    """The bias as 32-bit integers at the scale of the sums: that of the data by that of the weight.
+
+    So far from the ends of 32 bits that no sum of the layer's ``integers`` by what it reads gets there.
+    """
     assert layer.bias is not None
     scale = np.broadcast_to(data.scale * weight.scale, bias.shape).astype(np.float32)
-    info = np.iinfo(np.int32)
-    integers = np.clip(np.rint(bias.astype(np.float64) / scale), info.min, info.max).astype(np.int32)
+    held = np.abs(np.moveaxis(integers, layer.axis, 0).reshape(len(bias), -1).astype(np.int64))
+    most = np.maximum(np.iinfo(np.int32).max - span_of(data) * held.sum(axis=1), 0)
     stored = network.name(f"{layer.node.input[layer.bias]}_quantized")
-    network.set_weight(stored, integers)
+    sums = np.clip(np.rint(bias.astype(np.float64) / scale), -most, most).astype(np.int32)
+    network.set_weight(stored, sums)
     _dequantized(network, layer.node, layer.bias, stored, Grid(scale, np.zeros(bias.shape, np.int32), 0))
 
 
