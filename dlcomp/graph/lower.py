@@ -16,6 +16,7 @@ from tvm import IRModule, relax, tirx, topi
 
 from dlcomp.frontend.symbolic import is_open, product
 from dlcomp.graph.coded import with_coded_kernels
+from dlcomp.graph.depthwise import with_depthwise_kernels
 from dlcomp.graph.integer import Integers, copied, integers, is_integer
 from dlcomp.graph.legalize import ELEMENTWISE, default, is_f32
 from dlcomp.graph.patterns import annotated
@@ -55,6 +56,7 @@ def lower(
         "relax.nn.avg_pool2d": lambda bb, call: _pool2d(bb, call, choose),
     }
     module = with_coded_kernels(exact_steps(module), choose)
+    module = with_depthwise_kernels(module, target, choose)
     with target.to_tvm():
         # TopK, CumSum and the like, which have no legalization.
         module = relax.backend.DispatchSortScan()(module)

@@ -48,7 +48,12 @@ class DirectWindow2d(Template):
     name: ClassVar[str] = "window2d.direct"
 
     def accepts(self, workload: Workload, target: Target) -> bool:
-        return isinstance(workload, Window2d) and workload.ow > 0 and target.kind == "cpu"
+        return (
+            isinstance(workload, Window2d)
+            and workload.ow > 0
+            and workload.arithmetic == "float32"
+            and target.kind == "cpu"
+        )
 
     def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
         assert isinstance(workload, Window2d)
