@@ -14,6 +14,8 @@ from dlcomp.graph.walk import array_of, constant, dtype_of, op_name, rebuild, sh
 Bound = Callable[[Any], Any]
 # Whole numbers below are exact in float32 beside a number that leaves no place for fractions.
 _FAR = 1 << 20
+# Steps on elements may be fused behind (TVM's kOutEWiseFusable).
+_FUSABLE = {"op_pattern": 4}
 
 
 def exact_steps(module: IRModule) -> IRModule:
@@ -28,7 +30,8 @@ def exact_steps(module: IRModule) -> IRModule:
     What integers are scaled by is rounded before anything is added: a multiplication and an addition in one
     instruction, which not all have and which of two products it takes is open, would round once.
 
-    What a zero point adds to a sum, and a bias, are one constant.
+    What a zero point adds to a sum, and a bias, are one constant. A sum of 8-bit integers reads them as they
+    are; widened by the layer before, they would be written and read in 32 bits.
     """
     return rebuild(module, _step)
 
@@ -43,6 +46,10 @@ def _step(builder: relax.BlockBuilder, value: Any) -> Any:
         clip = bound(value.args[0])
         if op_name(clip) == "relax.clip" and dtype_of(clip.args[0]) == "float32":
             return _saturated(builder, clip, str(value.attrs.dtype), bound)
+    if op_name(value) == "relax.sum" and dtype_of(value.args[0]) == "int32":
+        source = bound(value.args[0])
+        if op_name(source) == "relax.astype" and dtype_of(source.args[0]) in ("uint8", "int8"):
+            return _summed(builder, value, source.args[0])
     if op_name(value) == "relax.add":
         source, added = bound(value.args[0]), array_of(value.args[1])
         taken = array_of(source.args[1]) if op_name(source) == "relax.subtract" else None
@@ -128,3 +135,23 @@ def _scaled(builder: relax.BlockBuilder, product: Any) -> Any:
         return te.compute(x.shape, at, name="scale")
 
     return builder.call_te(define, *product.args, primfunc_name_hint="scale")
+
+
+def _summed(builder: relax.BlockBuilder, total: Any, data: Any) -> Any:
+    axes = None if total.attrs.axis is None else [int(axis) for axis in total.attrs.axis]
+
+    def define(x: Any) -> Any:
+        rank = len(x.shape)
+        reduced = {axis % rank for axis in (range(rank) if axes is None else axes)}
+        terms = {d: te.reduce_axis((0, x.shape[d]), f"k{d}") for d in sorted(reduced)}
+        keeps = bool(total.attrs.keepdims)
+        out = [1 if d in reduced else x.shape[d] for d in range(rank) if keeps or d not in reduced]
+
+        def at(*indices: Any) -> Any:
+            kept = [i for d, i in enumerate(indices) if not (keeps and d in reduced)]
+            places = [terms[d] if d in reduced else kept.pop(0) for d in range(rank)]
+            return te.sum(tirx.Cast("int32", x(*places)), axis=list(terms.values()))
+
+        return te.compute(out, at, name="sum")
+
+    return builder.call_te(define, data, primfunc_name_hint="sum", primfunc_attrs=_FUSABLE)
