@@ -87,8 +87,8 @@ class Window2d:
 
     ``kind`` is ``depthwise``, ``max`` or ``avg``; ``avg`` divides by the elements inside the image,
     ``avg_full`` by the elements of the padded image that the window covers: ``right`` and ``bottom``
-    bound it. ``arithmetic`` is that of :class:`Conv2d`, for unsigned data of 8 bits; ``filling`` is what such
-    data are padded with.
+    bound it. ``arithmetic`` is that of :class:`Conv2d`, for unsigned data of 8 bits, or the type of what the
+    largest is taken of; ``filling`` is what integers are padded with by a depthwise convolution.
     """
 
     kind: str

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dlcomp.schedules import schedule, templates
-from dlcomp.schedules.workload import from_text
+from dlcomp.schedules.workload import Window2d, from_text
 from dlcomp.target import Target
 from dlcomp.tune.reference import expected, operands
 
@@ -56,7 +56,9 @@ def build(workload: str, template: str, knobs: dict[str, int], target: Target, p
         objects = objects_of(tvm.compile(named, target=target.to_tvm()), target)
     reference = reference_path(path, workload)
     if not reference.exists():
-        kind = np.int32 if np.issubdtype(given[0].dtype, np.integer) else np.float32
+        kind = np.dtype(np.int32 if np.issubdtype(given[0].dtype, np.integer) else np.float32)
+        if isinstance(wanted, Window2d) and wanted.kind == "max":
+            kind = given[0].dtype
         _write(reference, result=expected(wanted, given).astype(kind))
     names = ["a0", *(f"{'w' if constant else 'a'}{index}" for index in range(1, len(feed)))]
     _write(Path(f"{path}.npz"), **dict(zip(names, feed, strict=True)))

@@ -28,6 +28,9 @@ def operands(workload: Workload) -> tuple[list[Any], bool]:
     if isinstance(workload, Gemm) and is_coded(workload.arithmetic):
         coded = coded_example(workload.k, workload.n, coding_of(workload.arithmetic), rng)
         return [normal(workload.m, workload.k), coded], True
+    if isinstance(workload, Window2d) and workload.arithmetic in ("uint8", "int8"):
+        info, wl = np.iinfo(workload.arithmetic), workload
+        return [rng.integers(info.min, info.max + 1, (wl.n, wl.h, wl.w, wl.c)).astype(info.dtype)], True
     if isinstance(workload, Gemm | Conv2d | Window2d) and workload.arithmetic != "float32":
         return _integers(workload, rng), True
     if isinstance(workload, Gemm):

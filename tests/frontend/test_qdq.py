@@ -343,3 +343,29 @@ def test_a_chain_of_depthwise_layers_stays_on_bytes() -> None:
     assert all(kernel.bytes < 2 * 24 * 144 + 24 * 9 * 8 for kernel in layers)
     feed = {"x": rng.standard_normal((1, 24, 12, 12)).astype("float32") * 4}
     assert_steps(artifact.run(feed)["u"], written(network, feed)[0])
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_max_pooling_of_bytes(data: st.DataObject) -> None:
+    """The largest of the integers themselves, on whole vectors of them, to the bit."""
+    draw = data.draw
+    dtype = draw(st.sampled_from(["uint8", "int8"]))
+    info = np.iinfo(dtype)
+    kernel = [draw(st.integers(1, 4)) for _ in range(2)]
+    attributes = {
+        "kernel_shape": kernel,
+        "strides": [draw(st.integers(1, 3)) for _ in range(2)],
+        "pads": [draw(st.integers(0, k - 1)) for k in (*kernel, *kernel)],
+    }
+    net = Net()
+    net.op("MaxPool", ["x"], "y", **attributes)
+    kind = {"uint8": UINT8, "int8": INT8}[dtype]
+    shape = [draw(st.integers(1, 2)), draw(st.sampled_from([1, 5, 16, 40, 72, 130])), 9, 11]
+    network = model(net.nodes, [value("x", shape, kind)], [value("y", None, kind)], [], ir_version=8)
+    artifact = dlcomp.load(network).compile()
+    assert sum("window2d.direct" in kernel.schedule for kernel in artifact.kernels) == 1
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    x = rng.choice([*range(info.min, info.max + 1), info.min, info.max], shape).astype(dtype)
+    found = artifact.run({"x": x})["y"]
+    np.testing.assert_array_equal(found, written(network, {"x": x})[0])
