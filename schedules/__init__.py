@@ -17,6 +17,7 @@ from dlcomp.schedules import anchor as anchors
 from dlcomp.schedules.cpu import default, transpose
 from dlcomp.schedules.cpu.conv2d import DirectConv2d
 from dlcomp.schedules.cpu.conv2d_sparse import SparseConv2d
+from dlcomp.schedules.cpu.depthwise_int8 import IntegerDepthwise
 from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm
 from dlcomp.schedules.cpu.gemm_blocked import BlockedMatmul
 from dlcomp.schedules.cpu.gemm_coded import CodedGemm
@@ -46,6 +47,7 @@ TEMPLATES: tuple[Template, ...] = (
     BlockedMatmul(),
     StrassenMatmul(),
     DirectWindow2d(),
+    IntegerDepthwise(),
     OpenConv2d(),
     OpenGemm(),
     OpenMatmul(),

@@ -87,7 +87,8 @@ class Window2d:
 
     ``kind`` is ``depthwise``, ``max`` or ``avg``; ``avg`` divides by the elements inside the image,
     ``avg_full`` by the elements of the padded image that the window covers: ``right`` and ``bottom``
-    bound it.
+    bound it. ``arithmetic`` is that of :class:`Conv2d`, for unsigned data of 8 bits, or the type of what the
+    largest is taken of; ``filling`` is what integers are padded with by a depthwise convolution.
     """
 
     kind: str
@@ -107,6 +108,8 @@ class Window2d:
     left: int
     bottom: int = 0
     right: int = 0
+    arithmetic: str = "float32"
+    filling: int = 0
 
     @property
     def flops(self) -> int:
@@ -189,7 +192,7 @@ _KINDS: Mapping[str, type[Any]] = {
 def to_text(workload: Workload) -> str:
     """The workload as one line of JSON; float32 and weights without zeros, which most are, are not said."""
     fields = asdict(workload)
-    for name, usual in (("arithmetic", "float32"), ("stored", "")):
+    for name, usual in (("arithmetic", "float32"), ("stored", ""), ("filling", 0)):
         if fields.get(name) == usual:
             del fields[name]
     return json.dumps({"op": type(workload).__name__, **fields})

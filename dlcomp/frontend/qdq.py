@@ -20,10 +20,12 @@ import onnx
 from dlcomp.frontend.fold import replace_nodes
 from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.operators import taken
+from dlcomp.frontend.qdq_average import planned
 from dlcomp.frontend.simplify import drop_unread
 from dlcomp.frontend.stored import array_of
 from dlcomp.frontend.writer import Writer, attributes_of
 
+_AVERAGES = ("GlobalAveragePool", "AveragePool", "ReduceMean")
 _MOVEMENTS = frozenset("Reshape Flatten Squeeze Unsqueeze Transpose MaxPool Identity".split())
 
 
@@ -43,6 +45,13 @@ def on_integers(network: onnx.ModelProto) -> onnx.ModelProto:
 
 def _is(node: onnx.NodeProto | None, *kinds: str) -> bool:
     return node is not None and node.op_type in kinds and node.domain in ("", "ai.onnx")
+
+
+def _sizes(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
+    """The shape of a value; None if a dimension is open."""
+    tensor = value.type.tensor_type
+    dims = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in tensor.shape.dim]
+    return tuple(dims) if tensor.HasField("shape") and all(dims) else None
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class _Rewriter:
         typed = inferred(network).value_info
         values = (*graph.input, *typed)
         self._kinds = {value.name: value.type.tensor_type.elem_type for value in values}
+        self._shapes = {value.name: _sizes(value) for value in values}
         self._ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*values, *graph.output)}
         self._version = next(int(o.version) for o in network.opset_import if o.domain in ("", "ai.onnx"))
         self.initializers: list[onnx.TensorProto] = []
@@ -90,6 +100,8 @@ class _Rewriter:
         for node in self._all:
             if _is(node, "Conv", "MatMul", "Gemm") and node.output[0] not in self._gone:
                 self._product(node)
+            elif _is(node, *_AVERAGES) and node.output[0] not in self._gone:
+                self._average(node)
         for node in self._all:
             key = node.output[0]
             if key in self._instead:
@@ -178,17 +190,44 @@ class _Rewriter:
         if bias is not None and bias.dtype == np.int32:
             total = write.op("Add", [total, write.constant(bias.reshape(along), "bias")])
             bias = None
+        factor = data.scale.reshape(-1) * weight.scale.reshape(-1)
+        self._scaled(write, node, total, factor.reshape(along if factor.size > 1 else ()), bias, along)
+
+    def _average(self, node: onnx.NodeProto) -> None:
+        """A mean of integers: their exact sum, and one factor with their number in it."""
+        data, shape = self._grid(node.input[0]), self._shapes.get(node.input[0])
+        if data is None or data.scale.size != 1 or data.zero.dtype.itemsize != 1 or shape is None:
+            return
+        plan = planned(node, shape, attributes_of(node), self._constant)
+        if plan is None:
+            return
+        write = Writer(f"{node.output[0]}/integer", self._version)
+        total = plan.write(write, data.name, data.zero)
+        factor = (data.scale.reshape(()) / plan.counts).astype(np.float32)
+        self._scaled(write, node, total, factor, None, [])
+
+    def _constant(self, name: str) -> np.ndarray | None:
+        return array_of(self._stored[name]) if name in self._stored else None
+
+    def _scaled(
+        self,
+        write: Writer,
+        node: onnx.NodeProto,
+        total: str,
+        factor: np.ndarray,
+        bias: np.ndarray | None,
+        along: list[int],
+    ) -> None:
+        """What ``node`` gives, from its sums as integers: scaled, and quantized if that follows."""
         total = write.op("Cast", [total], to=onnx.TensorProto.FLOAT)
         chain, last = self._behind(node)
         out = self._parameters(last, "") if last is not None else None
-        factor = data.scale.reshape(-1) * weight.scale.reshape(-1)
         one = np.float32(1)
         if out is not None and last is not None:
             one = out.scale.reshape(())
             factor = factor / one
-        factor_name = write.constant(factor.reshape(along if factor.size > 1 else ()), "factor")
         end = node.output[0] if out is None else ""
-        value = write.op("Mul", [total, factor_name], end if bias is None else "")
+        value = write.op("Mul", [total, write.constant(factor, "factor")], end if bias is None else "")
         if bias is not None:
             value = write.op("Add", [value, write.constant((bias / one).reshape(along), "bias")], end)
         if out is None or last is None:

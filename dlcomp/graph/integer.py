@@ -59,7 +59,7 @@ def integers(
     if kinds.data == "uint8" and signed:
         others = tuple(d for d in range(weight.ndim) if d != columns % weight.ndim)
         offset = (-128 * weight.sum(axis=others, dtype=np.int64)).astype(np.int32)
-        data = bb.emit_te(_unsigned, data, primfunc_name_hint="unsigned")
+        data = bb.emit_te(unsigned, data, primfunc_name_hint="unsigned")
     elif kinds.data != dtype_of(data):
         data = bb.emit_te(topi.cast, data, kinds.data, primfunc_name_hint="cast")
     missing = -weight.shape[depth] % kinds.group
@@ -99,7 +99,9 @@ def copied(bb: relax.BlockBuilder, call: Any) -> Any:
     )
 
 
-def _unsigned(x: Any) -> Any:
+def unsigned(x: Any) -> Any:
+    """Signed 8-bit integers with 128 added to each."""
+
     def at(*i: Any) -> Any:
         return tirx.Cast("uint8", tirx.Cast("int16", x(*i)) + tirx.const(128, "int16"))
 

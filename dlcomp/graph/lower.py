@@ -16,6 +16,7 @@ from tvm import IRModule, relax, tirx, topi
 
 from dlcomp.frontend.symbolic import is_open, product
 from dlcomp.graph.coded import with_coded_kernels
+from dlcomp.graph.depthwise import with_depthwise_kernels
 from dlcomp.graph.integer import Integers, copied, integers, is_integer
 from dlcomp.graph.legalize import ELEMENTWISE, default, is_f32
 from dlcomp.graph.patterns import annotated
@@ -55,6 +56,7 @@ def lower(
         "relax.nn.avg_pool2d": lambda bb, call: _pool2d(bb, call, choose),
     }
     module = with_coded_kernels(exact_steps(module), choose)
+    module = with_depthwise_kernels(module, target, choose)
     with target.to_tvm():
         # TopK, CumSum and the like, which have no legalization.
         module = relax.backend.DispatchSortScan()(module)
@@ -257,7 +259,10 @@ def _matmul(bb: relax.BlockBuilder, call: Any, target: Target, choose: Choose) -
 def _pool2d(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
     data, attrs = call.args[0], call.attrs
     shape, out = shape_of(data), shape_of(call)
-    if shape is None or out is None or not is_f32(data) or str(attrs.layout) != "NHWC":
+    whole = dtype_of(data) in ("uint8", "int8") and str(call.op.name).endswith("max_pool2d")
+    if shape is None or out is None or not (is_f32(data) or whole) or str(attrs.layout) != "NHWC":
+        return default(bb, call)
+    if whole and is_open(shape):
         return default(bb, call)
     kind = "max"
     if str(call.op.name).endswith("avg_pool2d"):
@@ -279,5 +284,7 @@ def _pool2d(bb: relax.BlockBuilder, call: Any, choose: Choose) -> Any:
         return _anchored(bb, call, workload, choose, [padded], shape=out)
     if not (_reads(out[1], kh, sh, dh, top, h) and _reads(out[2], kw, sw, dw, left, w)):
         return default(bb, call)
-    workload = Window2d(kind, n, h, w, c, out[1], out[2], kh, kw, sh, sw, dh, dw, top, left, bottom, right)
+    workload = Window2d(
+        kind, n, h, w, c, out[1], out[2], kh, kw, sh, sw, dh, dw, top, left, bottom, right, dtype_of(data)
+    )
     return _anchored(bb, call, workload, choose, [data])

@@ -62,7 +62,9 @@ def build(workload: str, template: str, knobs: dict[str, int], target: Target, p
         objects = objects_of(tvm.compile(named, target=target.to_tvm()), target)
     reference = reference_path(path, workload)
     if not reference.exists():
-        kind = np.int32 if np.issubdtype(given[0].dtype, np.integer) else np.float32
+        kind = np.dtype(np.int32 if np.issubdtype(given[0].dtype, np.integer) else np.float32)
+        if isinstance(wanted, Window2d) and wanted.kind == "max":
+            kind = given[0].dtype
         results = [
             expected(sample, others).astype(kind)
             for sample, (others, _) in zip(samples(wanted), cases, strict=True)

@@ -28,7 +28,10 @@ def operands(workload: Workload) -> tuple[list[Any], bool]:
     if isinstance(workload, Gemm) and is_coded(workload.arithmetic):
         coded = coded_example(workload.k, workload.n, coding_of(workload.arithmetic), rng)
         return [normal(workload.m, workload.k), coded], True
-    if isinstance(workload, Gemm | Conv2d) and workload.arithmetic != "float32":
+    if isinstance(workload, Window2d) and workload.arithmetic in ("uint8", "int8"):
+        info, wl = np.iinfo(workload.arithmetic), workload
+        return [rng.integers(info.min, info.max + 1, (wl.n, wl.h, wl.w, wl.c)).astype(info.dtype)], True
+    if isinstance(workload, Gemm | Conv2d | Window2d) and workload.arithmetic != "float32":
         return _integers(workload, rng), True
     if isinstance(workload, Gemm):
         weight = normal(workload.k, workload.n)
@@ -51,16 +54,20 @@ def operands(workload: Workload) -> tuple[list[Any], bool]:
     return [image], True
 
 
-def _integers(workload: Gemm | Conv2d, rng: np.random.Generator) -> list[np.ndarray]:
+def _integers(workload: Gemm | Conv2d | Window2d, rng: np.random.Generator) -> list[np.ndarray]:
     """Any 8-bit data and weights, in the types of the arithmetic."""
     kinds = arithmetic_of(workload.arithmetic)
     shapes: list[tuple[int, ...]]
-    if isinstance(workload, Gemm):
+    kind = kinds.data
+    if isinstance(workload, Window2d):
+        w, kind = workload, "uint8"
+        shapes = [(w.n, w.h, w.w, w.c), (w.c, w.kh, w.kw, 1)]
+    elif isinstance(workload, Gemm):
         shapes = [(workload.m, workload.k), (workload.k, workload.n)]
     else:
         c = workload
         shapes = [(c.n, c.h, c.w, c.ci * c.groups), (c.co * c.groups, c.kh, c.kw, c.ci)]
-    data = rng.integers(0, 256, shapes[0]).astype(kinds.data)
+    data = rng.integers(0, 256, shapes[0]).astype(kind)
     return [data, rng.integers(-128, 128, shapes[1]).astype(kinds.weight)]
 
 
@@ -112,7 +119,7 @@ def _window(wl: Window2d, given: list[np.ndarray]) -> np.ndarray:
         else:
             np.add(out, pixels, out=out)
 
-    _taps(wl, image, start, visit)
+    _taps(wl, image, start + wl.filling, visit)
     if wl.kind.startswith("avg"):
         inside = "avg" == wl.kind
         rows = _covered(wl.oh, wl.kh, wl.sh, wl.dh, wl.top, wl.h, 0 if inside else wl.bottom, inside)

@@ -72,11 +72,14 @@ class Arithmetic:
                 wide = self.sums if size == 1 else f"{self.sums}x{size}"
                 return total + splat(tirx.Cast(self.sums, scalar), size) * tirx.Cast(wide, vector)
             return total + splat(scalar, size) * vector
+        return self.dot(total, _as(f"{self.data}x{size * self.group}", splat(scalar, size)), vector, size)
+
+    def dot(self, total: Expr, left: Expr, right: Expr, size: int) -> Expr:
+        """``total`` and the products of each group of ``left`` with that of ``right``, by the instruction."""
         kind, name = f"{self.sums}x{size}", self.instructions[size]
-        repeated = _as(f"{self.data}x{size * self.group}", splat(scalar, size))
         if self.group == 4:
-            return tirx.call_llvm_pure_intrin(kind, name, total, repeated, vector)
-        return total + tirx.call_llvm_pure_intrin(kind, name, repeated, vector)
+            return tirx.call_llvm_pure_intrin(kind, name, total, left, right)
+        return total + tirx.call_llvm_pure_intrin(kind, name, left, right)
 
     def product(self, left: Expr, right: Expr) -> Expr:
         """The product of two elements as a definition has it, in the type of the sums."""

@@ -48,11 +48,16 @@ class DirectWindow2d(Template):
     name: ClassVar[str] = "window2d.direct"
 
     def accepts(self, workload: Workload, target: Target) -> bool:
-        return isinstance(workload, Window2d) and workload.ow > 0 and target.kind == "cpu"
+        return (
+            isinstance(workload, Window2d)
+            and workload.ow > 0
+            and (workload.arithmetic == "float32" or workload.kind == "max")
+            and target.kind == "cpu"
+        )
 
     def space(self, workload: Workload, target: Target) -> Sequence[Knobs]:
         assert isinstance(workload, Window2d)
-        lanes = lanes_of(target)
+        lanes = _lanes(workload, target)
         widths = sorted({min(lanes * v, workload.c) for v in (1, 2, 4)})
         heights = sorted({min(rows, workload.ow) for rows in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)})
         return [
@@ -70,7 +75,7 @@ class DirectWindow2d(Template):
         far = 4 * wl.h * wl.w * wl.c > target.l2_bytes
 
         def tile(rows: int, channels: int) -> float:
-            vectors = len(pieces(channels, lanes_of(target)))
+            vectors = len(pieces(channels, _lanes(wl, target)))
             # LLVM keeps the pixels that neighbouring outputs share in registers; what there is no room
             # for is stored and loaded again in every row of the window.
             pixels = (rows - 1) * wl.sw + (wl.kw - 1) * wl.dw + 1
@@ -124,7 +129,7 @@ class DirectWindow2d(Template):
         assert isinstance(workload, Window2d)
         wl = workload
 
-        lanes = lanes_of(target)
+        lanes = _lanes(wl, target)
         blocks, tail = divmod(wl.c, knobs["width"])
         kind = parallel_kind(4 * wl.flops, target)
         # Two loops in each other are written as one where they can: LLVM copies the body of loops of ten
@@ -137,6 +142,11 @@ class DirectWindow2d(Template):
             return _pixels(anchor, wl, knobs, lanes, i // blocks, i % blocks * knobs["width"], knobs["width"])
 
         return anchor.schedule_of(loop("i", wl.n * wl.oh * blocks, task, kind))
+
+
+def _lanes(wl: Window2d, target: Target) -> int:
+    """Elements in a vector register."""
+    return lanes_of(target) * 4 // np.dtype(wl.arithmetic).itemsize
 
 
 def _line(anchor: Anchor, wl: Window2d, knobs: Knobs, lanes: int, line: Expr) -> Stmt:
@@ -222,7 +232,7 @@ def _tile(anchor: Anchor, wl: Window2d, pixels: _Pixels, channel: Expr, width: i
     def reads(kx: int, ox: int) -> bool:
         return 0 <= ox * wl.sw + kx * wl.dw - wl.left < wl.w
 
-    acc = Accumulators(size, width)
+    acc = Accumulators(size, width, wl.arithmetic)
     first, last = _kernel_rows(wl, oy)
 
     def taps(ky: Expr) -> Stmt:
@@ -238,7 +248,9 @@ def _tile(anchor: Anchor, wl: Window2d, pixels: _Pixels, channel: Expr, width: i
             statements += column(anchor, wl.kind, acc, parts, (ky, const(kx)), channel, places)
         return seq(statements) if statements else tirx.Evaluate(const(0))
 
-    begin = -tirx.infinity("float32") if wl.kind == "max" else tirx.const(0, "float32")
+    begin = tirx.const(0, wl.arithmetic)
+    if wl.kind == "max":
+        begin = -tirx.infinity("float32") if wl.arithmetic == "float32" else tirx.min_value(wl.arithmetic)
     fill = acc.clear(most, begin)
     scale = []
     if wl.kind.startswith("avg"):
@@ -281,6 +293,8 @@ def _combine(kind: str, acc: Expr, pixel: Expr, weight: Expr | None, lanes: int)
     """What a tap of the window makes of the accumulator."""
     if kind == "depthwise":
         return acc + pixel * weight
+    if kind == "max" and "int" in str(acc.ty.dtype):
+        return tirx.max(acc, pixel)
     if kind == "max":
         # NaN stays in ``acc`` because nothing is greater; a NaN pixel is what does not compare with
         # infinity (TVM takes ``pixel != pixel`` for false).

@@ -125,3 +125,21 @@ def test_products_of_8_bit_extremes_are_exact(folder: Path, shape: tuple[int, in
     module, given = prepared(chosen.name, workload, knobs, [a, b], resolved)
     found = emulated(folder, module, resolved, given, np.full((m, n), -7, np.int32))
     np.testing.assert_array_equal(found, a.astype(np.int64) @ b.astype(np.int64))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("channels", [5, 40])
+def test_depthwise_sums_of_8_bit_extremes_are_exact(folder: Path, channels: int, target: str) -> None:
+    resolved = Target.parse(target)
+    name = integer_arithmetic(resolved, "int8")
+    workload = Window2d("depthwise", 1, 9, 11, channels, 9, 11, 3, 5, 1, 1, 1, 1, 1, 2, 1, 2, name, 255)
+    rng = np.random.default_rng(0)
+    x = rng.choice([0, 255, 1], (1, 9, 11, channels)).astype(np.uint8)
+    w = rng.choice([-128, 127, -1], (channels, 3, 5, 1)).astype(arithmetic_of(name).weight)
+    chosen, knobs = select(workload, resolved)
+    module, given = prepared(chosen.name, workload, knobs, [x, w], resolved)
+    found = emulated(folder, module, resolved, given, np.full((1, 9, 11, channels), -7, np.int32))
+    padded = np.pad(x.astype(np.int64), ((0, 0), (1, 1), (2, 2), (0, 0)), constant_values=255)
+    taps = [(ky, kx) for ky in range(3) for kx in range(5)]
+    wanted = sum(padded[:, ky : ky + 9, kx : kx + 11] * w[:, ky, kx, 0].astype(np.int64) for ky, kx in taps)
+    np.testing.assert_array_equal(found, wanted)

@@ -139,8 +139,9 @@ def _convolution(x: Any, x_zero: Any, w: Any, w_zero: Any, attrs: dict[str, Any]
     groups = int(attrs.get("group", 1))
     weight = _stored_weight(x, w, w_zero, 0)
     filling = np.zeros(1) if x_zero is None else constant_of(x_zero)
-    # Depthwise convolutions, and groups of few channels, have no neighbours along the reduction to take.
-    joined = groups == 1 or shape_of(w)[1] % 4 == 0
+    # Groups of a few channels have no neighbours along the reduction to take; depthwise kernels take rows.
+    depthwise = shape_of(w)[1] == 1 and not is_open(dims)
+    joined = groups == 1 or depthwise or shape_of(w)[1] % 4 == 0
     if weight is not None and joined and (filling is not None or not any(pads)):
         if any(pads):
             assert filling is not None
