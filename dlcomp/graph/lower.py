@@ -23,6 +23,7 @@ from dlcomp.graph.quantized import exact_steps
 from dlcomp.graph.walk import array_of, constant, dtype_of, shape_of
 from dlcomp.schedules import ON_REQUEST, Records, select
 from dlcomp.schedules.sparsity import left as weights_left
+from dlcomp.schedules.sparsity import left_in_groups
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
 from dlcomp.target import Target
 
@@ -148,8 +149,8 @@ def _integer_conv2d(
     workload: Workload
     weight = made.weight
     if (kh, kw, geometry["sh"], geometry["sw"], groups) == (1, 1, 1, 1, 1):
-        workload = Gemm(n * h * w, co, ci, made.arithmetic)
         weight = weight.reshape(co, ci).T
+        workload = Gemm(n * h * w, co, ci, made.arithmetic, left_in_groups(weight, made.group))
     else:
         workload = Conv2d(
             n, h, w, ci, out[1], out[2], co // groups, **geometry, groups=groups, arithmetic=made.arithmetic
@@ -219,7 +220,8 @@ def _matmul(bb: relax.BlockBuilder, call: Any, target: Target, choose: Choose) -
         array = array_of(right)
         assert array is not None
         made = integers(bb, target, left, array, 0, 1)
-        workload = Gemm(product(a[:-1]), b[-1], made.weight.shape[0], made.arithmetic)
+        stored = left_in_groups(made.weight, made.group)
+        workload = Gemm(product(a[:-1]), b[-1], made.weight.shape[0], made.arithmetic, stored)
         return _offset(bb, _anchored(bb, call, workload, choose, [made.data, constant(made.weight)]), made)
     if not is_f32(left, right):
         return default(bb, call)

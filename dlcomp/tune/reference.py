@@ -61,7 +61,11 @@ def _integers(workload: Gemm | Conv2d, rng: np.random.Generator) -> list[np.ndar
         c = workload
         shapes = [(c.n, c.h, c.w, c.ci * c.groups), (c.co * c.groups, c.kh, c.kw, c.ci)]
     data = rng.integers(0, 256, shapes[0]).astype(kinds.data)
-    return [data, rng.integers(-128, 128, shapes[1]).astype(kinds.weight)]
+    weight = rng.integers(-128, 128, shapes[1])
+    if workload.stored:
+        assert isinstance(workload, Gemm)
+        weight = np.where(example(*shapes[1], workload.stored, rng) != 0, weight | 1, 0)
+    return [data, weight.astype(kinds.weight)]
 
 
 def expected(workload: Workload, given: list[Any]) -> np.ndarray:
