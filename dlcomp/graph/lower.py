@@ -55,7 +55,7 @@ def lower(
         "relax.nn.max_pool2d": lambda bb, call: _pool2d(bb, call, choose),
         "relax.nn.avg_pool2d": lambda bb, call: _pool2d(bb, call, choose),
     }
-    module = with_coded_kernels(exact_steps(module), choose)
+    module = with_coded_kernels(exact_steps(module), choose, target)
     with target.to_tvm():
         # TopK, CumSum and the like, which have no legalization.
         module = relax.backend.DispatchSortScan()(module)

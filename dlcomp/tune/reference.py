@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dlcomp.schedules.coding import Coded, coding_of, is_coded
+from dlcomp.schedules.coding import Coded, Shared, coding_of, is_coded
 from dlcomp.schedules.coding import example as coded_example
 from dlcomp.schedules.cpu.arithmetic import arithmetic_of
 from dlcomp.schedules.sparsity import example
@@ -70,7 +70,7 @@ def _integers(workload: Gemm | Conv2d, rng: np.random.Generator) -> list[np.ndar
 
 def expected(workload: Workload, given: list[Any]) -> np.ndarray:
     """The float64 result for ``given`` operands."""
-    given = [value.reals() if isinstance(value, Coded) else value for value in given]
+    given = [value.reals() if isinstance(value, Coded | Shared) else value for value in given]
     if isinstance(workload, Gemm | BatchMatmul):
         return np.asarray(np.matmul(given[0].astype(np.float64), given[1].astype(np.float64)))
     if isinstance(workload, Conv2d):
