@@ -22,7 +22,7 @@ from dlcomp.frontend.macs import static_shapes
 
 __all__ = ["LowRank", "LowRankSparse"]
 
-_METHODS = ("auto", "svd", "whitened", "tucker2", "spatial")
+_METHODS = ("auto", "svd", "whitened", "tucker2", "spatial", "cp")
 _RULES = ("energy", "evbmf", "target")
 _BUDGETS = ("macs", "parameters")
 
@@ -37,8 +37,9 @@ class LowRank:
     Attributes
     ----------
     method : str
-        ``svd`` of the weight; ``whitened``: in the metric of the inputs, needs data; ``tucker2`` and
-        ``spatial`` for convolutions of several taps (others as a matrix); ``auto``: whichever is best.
+        ``svd`` of the weight; ``whitened``: in the metric of the inputs, needs data; ``tucker2``,
+        ``spatial`` and ``cp`` for convolutions of several taps (others as a matrix); ``auto``: whichever is
+        best of all but ``cp``, each rank of which takes a search.
     rule : str
         How ranks are chosen: ``energy``, ``evbmf`` (what stands out of noise) or ``target``, one budget for
         all layers.
@@ -84,6 +85,11 @@ class LowRank:
                 raise UsageError(f"the target of {layer} is a share above 0 to 1, not {share}")
         if not 0 <= self.slack < 1:
             raise UsageError(f"slack is a share from 0 to below 1, not {self.slack}")
+        if self.method == "cp" and self.rule != "target" and self.targets is None:
+            raise UsageError(
+                f"the ranks of cp cannot be chosen by {self.rule}: no singular values belong to them",
+                hint="rule=target with a share to keep",
+            )
         if self.method == "whitened" and not self.data:
             raise UsageError("whitened needs data", hint="method=svd works without")
         check_expressions(self.keep)
