@@ -44,6 +44,10 @@ class Candidate:
     macs: int
     error: float
 
+    def shapes(self, subject: Subject) -> list[tuple[tuple[int, ...], frozenset[int]]]:
+        """Shape and axes of each stage's kernel."""
+        return _shapes(subject, self.method, self.ranks)
+
     def stages(self, subject: Subject) -> tuple[list[Stage], np.ndarray]:
         """The layers, and the weight (O, I * K...) that they are together."""
         seen = subject.plain() if self.method == "svd" else subject
