@@ -2,8 +2,10 @@
 
 First, parameters at an equal error of each layer's outputs on 2,000 images that no factor was fitted to, for
 plain and for whitened singular values. Then the accuracy on the 10,000 test images against the parameters
-that remain, nothing trained again: plain SVD without data, whitened SVD, and whichever of it, Tucker-2 and
-spatial SVD is best for each layer.
+that remain, nothing trained again: plain SVD without data, whitened SVD, whichever of it, Tucker-2 and
+spatial SVD is best for each layer, and CP for convolutions of several taps. At last, the numbers that low
+rank and a tensor train take for dense layers at an equal error of the weights, and for a matrix that trains
+are made for, a blur of images along both axes.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from dlcomp.compress.data import Calibration
 from dlcomp.compress.lowrank.methods import leading
 from dlcomp.compress.lowrank.moments import Moments, as_matrix, moments_of
 from dlcomp.compress.lowrank.subject import recurrent_layers
+from dlcomp.compress.lowrank.tensor_train import low_rank_parameters, smallest_train
 from dlcomp.compress.network import Network
 from dlcomp.compress.quantize.plan import layers_of
 
@@ -33,7 +36,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "plain": {"method": "svd", "data": False},
     "whitened": {"method": "whitened"},
     "auto": {"method": "auto"},
+    "cp": {"method": "cp"},
 }
+# Those with convolutions of several taps that no group divides.
+CONVOLUTIONAL = ("lenet5", "resnet8", "dscnn")
+BLUR = "blur"
 Rows = list[dict[str, Any]]
 
 
@@ -56,7 +63,40 @@ def main() -> None:
         for row in found:
             if row["target"] == 0.5:
                 summary[f"{name}_drop_points_at_half_{row['method']}"] = row["drop_points"]
-    finish(rows, summary, arguments.json)
+    found = trains(("lenet300",) if arguments.quick else ("lenet300", "lenet5", "lstm"))
+    layers = [row["train"] / row["low_rank"] for row in found if row["layer"] != BLUR]
+    summary |= {"train_over_low_rank_layers": geomean(layers), "train_over_low_rank_least": min(layers)}
+    finish([*rows, *found], summary, arguments.json)
+
+
+def trains(names: Sequence[str]) -> Rows:
+    """Numbers of low rank and of the smallest tensor train, for each dense layer and error."""
+    subjects: list[tuple[str, np.ndarray]] = []
+    for name in names:
+        network = Network(dlcomp.load(NETWORKS / f"{name}.onnx", {"image": (1, 1, 28, 28)}))
+        layers = [one for one in layers_of(network) if one.node.op_type in ("Gemm", "MatMul")]
+        for number, layer in enumerate([*layers, *recurrent_layers(network)], 1):
+            matrix = as_matrix(layer, network.weights[layer.node.input[layer.weight]])
+            if matrix is not None and min(matrix.shape) >= 32:
+                subjects.append((f"{name} {number}", matrix.astype(np.float64)))
+    place = np.arange(16)
+    along = np.exp(-((place[:, None] - place) ** 2) / 8)
+    subjects.append((BLUR, np.kron(along, along) + 0.1 * np.kron(along @ along, np.eye(16))))
+    print("\n" + header("matrix", "outputs x inputs", "error", "low rank", "train", "ratio", "ranks"))
+    rows: Rows = []
+    for name, matrix in subjects:
+        for error in (0.3, 0.1, 0.01):
+            train, low = smallest_train(matrix, error), low_rank_parameters(matrix, error)
+            rows.append({"layer": name, "error": error, "low_rank": low, "train": train.parameters})
+            shape = "x".join(map(str, matrix.shape))
+            cells = [
+                f"{100 * error:g} %",
+                f"{low:,}",
+                f"{train.parameters:,}",
+                f"{train.parameters / low:.2f}",
+            ]
+            print(table_row([name, shape, *cells, "-".join(map(str, train.ranks))]), flush=True)
+    return rows
 
 
 def at_equal_error(name: str, fit: np.ndarray, check: np.ndarray) -> Rows:
@@ -107,6 +147,8 @@ def accuracies(name: str, calibration: np.ndarray) -> Rows:
     whole = score(model)
     rows: Rows = []
     for method, choice in METHODS.items():
+        if method == "cp" and name not in CONVOLUTIONAL:
+            continue
         shown = []
         for target in TARGETS:
             small = model.compress(

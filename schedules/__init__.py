@@ -22,6 +22,7 @@ from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm
 from dlcomp.schedules.cpu.gemm_blocked import BlockedMatmul
 from dlcomp.schedules.cpu.gemm_coded import CodedGemm
 from dlcomp.schedules.cpu.gemm_sparse import SparseGemm
+from dlcomp.schedules.cpu.gemm_sparse_integers import SparseIntegerGemm
 from dlcomp.schedules.cpu.gemm_unstructured import UnstructuredGemm
 from dlcomp.schedules.cpu.im2col import Im2colConv2d
 from dlcomp.schedules.cpu.open_gemm import OpenGemm, OpenMatmul
@@ -41,6 +42,7 @@ TEMPLATES: tuple[Template, ...] = (
     PackedGemm(),
     SparseConv2d(),
     SparseGemm(),
+    SparseIntegerGemm(),
     UnstructuredGemm(),
     CodedGemm(),
     DirectBatchMatmul(),
@@ -58,7 +60,7 @@ TEMPLATES: tuple[Template, ...] = (
 ON_REQUEST = frozenset({"matmul.strassen", "conv2d.im2col"})
 
 # Those that skip zeros of stored weights.
-SPARSE = ("conv2d.block_sparse", "gemm.block_sparse", "gemm.unstructured")
+SPARSE = ("conv2d.block_sparse", "gemm.block_sparse", "gemm.block_sparse_integers", "gemm.unstructured")
 
 # What a database says: for a workload's text, names of templates and their knobs, best first.
 Records = Mapping[str, Sequence[tuple[str, Knobs]]]

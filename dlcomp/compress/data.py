@@ -142,6 +142,12 @@ class _Arrays:
         sampled = {n: a for n, a in self._arrays.items() if a.ndim == ranked[n] and a.ndim}
         fixed = {n: a for n, a in self._arrays.items() if n not in sampled}
         counts = {len(a) for a in sampled.values()}
+        if not counts:
+            wrong = [f"{name} has {a.ndim} and not {ranked[name]}" for name, a in fixed.items()]
+            raise UsageError(
+                f"no calibration data have the dimensions of their input: {', '.join(wrong)}",
+                hint="samples lie one behind the other along the first dimension",
+            )
         if len(counts) != 1:
             raise UsageError(f"the inputs have different numbers of samples: {sorted(counts)}")
         (count,) = counts

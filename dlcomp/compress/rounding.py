@@ -53,7 +53,8 @@ def descended(
 ) -> np.ndarray:
     """Integers ``rounded`` (O, K) after each in turn became the best for what all others are.
 
-    No step makes the error of the outputs larger; the least is not always found.
+    No step makes the error of the outputs larger; the least is not always found. Weights of zero, which
+    kernels may skip, stay what they are.
     """
     made = rounded.copy()
     slope = (wanted - made) @ hessian
@@ -62,11 +63,11 @@ def descended(
         before = made.copy()
         for place in range(len(hessian)):
             best = np.clip(np.rint(made[:, place] + slope[:, place] / diagonal[place]), low, high)
-            change = best - made[:, place]
+            change = np.where(wanted[:, place] == 0, 0, best - made[:, place])
             some = np.flatnonzero(change)
             if some.size:
                 slope[some] -= np.outer(change[some], hessian[place])
-                made[:, place] = best
+                made[:, place] += change
         if (made == before).all():
             break
     return np.asarray(made)

@@ -1,7 +1,7 @@
-"""Products by weights that are stored as integers with scales: kept so, where a kernel reads them so.
+"""Products by weights that are stored as integers: kept so, where a kernel reads them so.
 
-The product becomes one call between the passes that would fold the weight to floats and the choice of a
-kernel.
+They are integers with scales, or floats of few values (:mod:`dlcomp.graph.shared`). The product becomes one
+call between the passes that would fold the weight to floats and the choice of a kernel.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from tvm.ir import StringImm
 
 from dlcomp.frontend.symbolic import is_open, product
 from dlcomp.graph.fold import evaluate
+from dlcomp.graph.shared import pays, shared_of, shared_operands
 from dlcomp.graph.walk import array_of, constant, dtype_of, op_name, rebuild, shape_of
-from dlcomp.schedules.coding import NIBBLES, Coded, Coding, coding_of
+from dlcomp.schedules.coding import NIBBLES, Codebook, Coded, Coding, Shared, coding_of
 from dlcomp.schedules.workload import Gemm, Workload
+from dlcomp.target import Target
 
 Expr = Any
 _CALL = "dlcomp.coded_product"
@@ -53,6 +55,8 @@ def keep_coded(module: IRModule) -> IRModule:
             if left is None or right is None or len(right) != 2 or len(left) < 2:
                 return call
             made = _product(builder, call.args[0], _parts(builder, call.args[1]))
+            if made is None:
+                made = _shared_product(builder, call.args[0], call.args[1])
             return call if made is None else made
         if op_name(call) == "relax.nn.conv2d" and _is_pointwise(call):
             parts = _parts(builder, call.args[1])
@@ -76,34 +80,61 @@ def _is_pointwise(call: Expr) -> bool:
 
 def _product(builder: relax.BlockBuilder, data: Expr, parts: _Parts | None) -> Expr | None:
     """The call of (..., k) by a weight (k, n); None if that is not stored so, or of open size."""
-    shape = shape_of(data)
-    if parts is None or shape is None or is_open(shape) or 0 in shape or dtype_of(data) != "float32":
-        return None
-    if parts.integers.size < _LEAST_WEIGHTS:
+    if parts is None or not _is_known(data) or parts.integers.size < _LEAST_WEIGHTS:
         return None
     coded = _coded(parts)
     if coded is None:
         return None
+    return _call(builder, data, [constant(coded.integers), constant(coded.scales)], coded.coding.text)
+
+
+def _is_known(data: Expr) -> bool:
+    shape = shape_of(data)
+    return shape is not None and not is_open(shape) and 0 not in shape and dtype_of(data) == "float32"
+
+
+def _shared_product(builder: relax.BlockBuilder, data: Expr, weight: Expr) -> Expr | None:
+    """The call of (..., k) by a weight (k, n) of few values."""
+    shape = shape_of(weight)
+    if shape is None or is_open(shape) or not _is_known(data) or product(shape) < _LEAST_WEIGHTS:
+        return None
+    value = _value(builder, weight)
+    found = None if value is None else shared_operands(value)
+    return None if found is None else _call(builder, data, *found)
+
+
+def _call(builder: relax.BlockBuilder, data: Expr, operands: list[Expr], text: str) -> Expr:
     data = data if isinstance(data, relax.Var) else builder.emit(data)
-    operands = [data, constant(coded.integers), constant(coded.scales)]
-    made = relax.TensorType((*shape[:-1], coded.integers.shape[1]), "float32")
-    return relax.call_pure_packed(_CALL, *operands, StringImm(coded.coding.text), ty_args=[made])
+    columns, shape = shape_of(operands[0]), shape_of(data)
+    assert columns is not None
+    assert shape is not None
+    made = relax.TensorType((*shape[:-1], columns[1]), "float32")
+    return relax.call_pure_packed(_CALL, data, *operands, StringImm(text), ty_args=[made])
 
 
-def with_coded_kernels(module: IRModule, choose: Callable[[Workload], Any]) -> IRModule:
-    """``module`` with the definition of a template for each such call; floats again without a template."""
+def with_coded_kernels(module: IRModule, choose: Callable[[Workload], Any], target: Target) -> IRModule:
+    """``module`` with the definition of a template for each such call; floats again without a template.
+
+    Weights of few values are also floats again where those are faster: nobody said that they be kept so.
+    """
 
     def step(builder: relax.BlockBuilder, call: Expr) -> Expr:
         if op_name(call) != "relax.call_pure_packed" or str(call.args[0].global_symbol) != _CALL:
             return call
         _, data, integers, scales, text = call.args
         coding = coding_of(str(text.value))
-        weight = Coded(_array(integers), _array(scales), coding)
+        weight: Coded | Shared
+        if isinstance(coding, Codebook):
+            weight = shared_of(integers, scales)
+        else:
+            weight = Coded(_array(integers), _array(scales), coding)
         shape = shape_of(data)
         assert shape is not None
-        k, n = weight.integers.shape
+        k, n = _array(integers).shape
         workload = Gemm(product(shape[:-1]), n, k, coding.text)
         chosen = choose(workload)
+        if chosen is not None and isinstance(weight, Shared):
+            chosen = chosen if pays(weight, workload, chosen, choose, target) else None
         if chosen is None:
             return relax.op.matmul(data, constant(weight.reals()))
         template, knobs = chosen

@@ -38,6 +38,11 @@ class Integers:
     arithmetic: str
     offset: np.ndarray | None
 
+    @property
+    def group(self) -> int:
+        """Neighbours along the reduction that one step takes."""
+        return int(arithmetic_of(self.arithmetic).group)
+
 
 def is_integer(data: Expr, weight: Expr) -> bool:
     """Whether 8-bit data meet a stored weight of integers."""

@@ -24,6 +24,7 @@ from dlcomp.graph.quantized import exact_steps
 from dlcomp.graph.walk import array_of, constant, dtype_of, shape_of
 from dlcomp.schedules import ON_REQUEST, Records, select
 from dlcomp.schedules.sparsity import left as weights_left
+from dlcomp.schedules.sparsity import left_in_groups
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
 from dlcomp.target import Target
 
@@ -55,7 +56,7 @@ def lower(
         "relax.nn.max_pool2d": lambda bb, call: _pool2d(bb, call, choose),
         "relax.nn.avg_pool2d": lambda bb, call: _pool2d(bb, call, choose),
     }
-    module = with_coded_kernels(exact_steps(module), choose)
+    module = with_coded_kernels(exact_steps(module), choose, target)
     module = with_depthwise_kernels(module, target, choose)
     with target.to_tvm():
         # TopK, CumSum and the like, which have no legalization.
@@ -151,8 +152,11 @@ def _integer_conv2d(
     weight = made.weight
     more: dict[str, Any] = {}
     if (kh, kw, geometry["sh"], geometry["sw"], groups) == (1, 1, 1, 1, 1):
-        workload = Gemm(0 if is_open(out) else n * h * w, co, ci, made.arithmetic)
         weight = weight.reshape(co, ci).T
+        if is_open(out):
+            workload = Gemm(0, co, ci, made.arithmetic)
+        else:
+            workload = Gemm(n * h * w, co, ci, made.arithmetic, left_in_groups(weight, made.group))
     elif is_open(out):
         geometry = {**geometry, "top": 0, "left": 0}
         workload = Conv2d(
@@ -229,8 +233,11 @@ def _matmul(bb: relax.BlockBuilder, call: Any, target: Target, choose: Choose) -
         assert array is not None
         made = integers(bb, target, left, array, 0, 1)
         rows = product(a[:-1])
-        known = rows if isinstance(rows, int) else 0
-        workload = Gemm(known, b[-1], made.weight.shape[0], made.arithmetic)
+        if isinstance(rows, int):
+            stored = left_in_groups(made.weight, made.group)
+            workload = Gemm(rows, b[-1], made.weight.shape[0], made.arithmetic, stored)
+        else:
+            workload = Gemm(0, b[-1], made.weight.shape[0], made.arithmetic)
         return _offset(bb, _anchored(bb, call, workload, choose, [made.data, constant(made.weight)]), made)
     if not is_f32(left, right):
         return default(bb, call)

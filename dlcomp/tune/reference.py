@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dlcomp.schedules.coding import Coded, coding_of, is_coded
+from dlcomp.schedules.coding import Coded, Shared, coding_of, is_coded
 from dlcomp.schedules.coding import example as coded_example
 from dlcomp.schedules.cpu.arithmetic import arithmetic_of
 from dlcomp.schedules.sparsity import example
@@ -68,12 +68,16 @@ def _integers(workload: Gemm | Conv2d | Window2d, rng: np.random.Generator) -> l
         c = workload
         shapes = [(c.n, c.h, c.w, c.ci * c.groups), (c.co * c.groups, c.kh, c.kw, c.ci)]
     data = rng.integers(0, 256, shapes[0]).astype(kind)
-    return [data, rng.integers(-128, 128, shapes[1]).astype(kinds.weight)]
+    weight = rng.integers(-128, 128, shapes[1])
+    if workload.stored:
+        assert isinstance(workload, Gemm)
+        weight = np.where(example(*shapes[1], workload.stored, rng) != 0, weight | 1, 0)
+    return [data, weight.astype(kinds.weight)]
 
 
 def expected(workload: Workload, given: list[Any]) -> np.ndarray:
     """The float64 result for ``given`` operands."""
-    given = [value.reals() if isinstance(value, Coded) else value for value in given]
+    given = [value.reals() if isinstance(value, Coded | Shared) else value for value in given]
     if isinstance(workload, Gemm | BatchMatmul):
         return np.asarray(np.matmul(given[0].astype(np.float64), given[1].astype(np.float64)))
     if isinstance(workload, Conv2d):

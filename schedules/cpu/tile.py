@@ -250,6 +250,12 @@ def tile_cycles(rows: int, width: int, target: Target) -> float:
     return max(fused, loads, latency) + 0.1 * loads
 
 
+def multiplications_a_cycle(target: Target) -> int:
+    """float32 multiply-adds of one core, at most: two vectors a cycle, or one of double width."""
+    halves = target.cpu in _HALF_WIDTH_UNITS and target.vector_bits == 512
+    return lanes_of(target) * (1 if halves else 2)
+
+
 def independent_sums(target: Target) -> int:
     """Vectors that must be summed side by side to hide the latency of a multiply-add."""
     return 4 if target.cpu in _HALF_WIDTH_UNITS and target.vector_bits == 512 else 8

@@ -80,6 +80,12 @@ def test_a_function_is_called_for_each_pass_over_the_data() -> None:
     assert len(calls) == 2
 
 
+def test_samples_with_a_dimension_too_many() -> None:
+    model = dlcomp.load(networks.cnn())
+    with pytest.raises(UsageError, match="x has 5 and not 4"):
+        model.compress(dlcomp.Quantize(), calibration={"x": np.zeros((5, 1, 3, 16, 16), "float32")})
+
+
 def test_a_function_that_makes_nothing_to_iterate_over() -> None:
     with pytest.raises(UsageError, match="function returned int"):
         dlcomp.load(thin(16)).compress(dlcomp.Quantize(), calibration=lambda: 3)

@@ -19,7 +19,7 @@ from dlcomp.codegen.program import Program
 from dlcomp.errors import ArtifactError
 from dlcomp.runtime import storage
 from dlcomp.runtime.artifact import Artifact
-from dlcomp.runtime.coding import decode, encode, huffman, rans
+from dlcomp.runtime.coding import decode, encode, fields, huffman, rans
 from dlcomp.runtime.coding.account import account
 from dlcomp.runtime.coding.places import fill
 from dlcomp.runtime.coding.stream import Reader, Writer, pack, unpack
@@ -273,3 +273,41 @@ def test_files_without_coded_weights_are_as_before(artifact: Artifact, tmp_path:
 def test_damaged_files_are_refused(coded: Path, tmp_path: Path, change: object, reason: str) -> None:
     with pytest.raises(ArtifactError, match=reason):
         dlcomp.open(edited(coded, tmp_path / "damaged.dlc", change))  # type: ignore[arg-type]
+
+
+@given(st.integers(2, 8), st.integers(1, 4), st.integers(1, 6), st.integers(1, 40), st.integers(0, 1 << 30))
+@settings(deadline=None)
+def test_words_of_numbers_come_back(bits: int, blocks: int, depth: int, width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    found = rng.integers(0, 2**bits, fields.shape_of((blocks, depth, width), bits)).astype(np.uint8)
+    words = fields.words(found, bits, (blocks, depth, width))
+    np.testing.assert_array_equal(fields.numbers(words, bits), found)
+    coded = encode(words)
+    assert sum(coded.parts.values()) == len(coded.data)
+    np.testing.assert_array_equal(decode(coded.data, "int32", words.shape), words)
+
+
+def test_words_take_what_their_numbers_do() -> None:
+    """Mostly zeros: far less than the words, whose patterns are all different."""
+    rng = np.random.default_rng(0)
+    found = (rng.integers(0, 32, (4, 600, 64)) * (rng.random((4, 600, 64)) < 0.2)).astype(np.uint8)
+    words = fields.words(found, 5, (4, 100, 64))
+    assert len(encode(words).data) <= len(encode(found).data) + 2
+    assert len(encode(words).data) < 0.4 * words.nbytes
+
+
+def test_damaged_words_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    rare = np.where(rng.random((2, 60, 64)) < 0.1, rng.integers(0, 32, (2, 60, 64)), 31)
+    words = fields.words(rare.astype(np.uint8), 5, (2, 10, 64))
+    data = encode(words).data
+    assert data[:2] == bytes([254, 5])
+    for bits in (0, 1, 9, 255):
+        with pytest.raises(ArtifactError, match=f"numbers of {bits} bits"):
+            decode(data[:1] + bytes([bits]) + data[2:], "int32", words.shape)
+    with pytest.raises(ArtifactError, match="words of numbers themselves"):
+        decode(data[:2] + data, "int32", words.shape)
+    # Numbers of 5 bits where 4 are announced, as many of them as there would be.
+    inner = encode(np.full((2, 80, 64), 17, np.uint8)).data
+    with pytest.raises(ArtifactError, match="more than 4 bits"):
+        decode(bytes([254, 4]) + inner, "int32", words.shape)

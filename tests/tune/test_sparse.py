@@ -9,8 +9,10 @@ import pytest
 
 import dlcomp
 from dlcomp.schedules import SPARSE
-from dlcomp.schedules.sparsity import counts, left
+from dlcomp.schedules.cpu.arithmetic import integer_arithmetic
+from dlcomp.schedules.sparsity import counts, groups, left, left_in_groups
 from dlcomp.schedules.workload import Conv2d, Gemm
+from dlcomp.target import Target
 from dlcomp.tune.database import Database
 from dlcomp.tune.reference import operands
 
@@ -38,5 +40,27 @@ def test_sparse_kernels_are_measured(tmp_path: Path) -> None:
     assert {r.status for r in records} == {"ok"}
     assert any(r.template == "gemm.block_sparse" for r in records)
     # At a quarter of the weights the best is never a dense one.
+    assert state.best is not None
+    assert state.best.template in SPARSE
+
+
+@pytest.mark.parametrize("stored", ["16:96", "8:192 16:96 8x4:80 16x4:40", "16:48 16x4:12"])
+def test_integers_have_what_the_workload_says_is_left(stored: str) -> None:
+    workload = Gemm(16, 64, 96, "u8s8x4", stored)
+    ((_, weight), constant) = operands(workload)
+    assert constant
+    assert weight.dtype == np.int8
+    found = left_in_groups(weight, 4)
+    for kind in (counts, groups):
+        asked = {key: count for key, count in kind(stored).items() if key in (16, (16, 4))}
+        assert asked.items() <= dict(kind(found)).items()
+
+
+def test_sparse_kernels_of_integers_are_measured(tmp_path: Path) -> None:
+    workload = Gemm(16, 64, 96, integer_arithmetic(Target.host(), "int8"), "16:96")
+    (state,) = dlcomp.tune(workload, "host", 6, db=tmp_path).states
+    records = Database(tmp_path).records()
+    assert {r.status for r in records} == {"ok"}
+    assert any(r.template == "gemm.block_sparse_integers" for r in records)
     assert state.best is not None
     assert state.best.template in SPARSE

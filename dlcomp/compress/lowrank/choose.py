@@ -14,6 +14,7 @@ from dlcomp.compress.lowrank.methods import (
     STEP,
     chain,
     energy_ranks,
+    full_ranks,
     noise_ranks,
     spectrum,
     unfoldings,
@@ -23,6 +24,8 @@ from dlcomp.compress.lowrank.subject import Stage, Subject
 _ENERGIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998)
 _HALVINGS = 60
 _MOST_SPATIAL = 16
+# Ranks that are tried where each takes a search, each so many times the one before.
+_LADDER = 1.35
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class Candidate:
     macs: int
     error: float
 
+    def shapes(self, subject: Subject) -> list[tuple[tuple[int, ...], frozenset[int]]]:
+        """Shape and axes of each stage's kernel."""
+        return _shapes(subject, self.method, self.ranks)
+
     def stages(self, subject: Subject) -> tuple[list[Stage], np.ndarray]:
         """The layers, and the weight (O, I * K...) that they are together."""
         seen = subject.plain() if self.method == "svd" else subject
@@ -57,7 +64,7 @@ def fitting(subject: Subject, method: str) -> tuple[str, ...]:
     if method in ("svd", "whitened"):
         return (method,)
     # A layer of one tap has no other form than a product of two matrices.
-    return (matrix,) if pointwise else (method,) if method == "tucker2" or spatial else ()
+    return (matrix,) if pointwise else (method,) if method in ("tucker2", "cp") or spatial else ()
 
 
 def candidates(subject: Subject, method: str, ranks: Sequence[tuple[int, ...]]) -> list[Candidate]:
@@ -80,7 +87,7 @@ def by_noise(subject: Subject, method: str, slack: float) -> list[Candidate]:
     """For each fitting method the ranks of EVBMF, and ``slack`` of the way from there to full rank."""
     found = []
     for one in fitting(subject, method):
-        full = [min(matrix.shape) for matrix in unfoldings(subject, one)]
+        full = full_ranks(subject, one)
         kept = noise_ranks(subject, one)
         ranks = tuple(round(rank + slack * (most - rank)) for rank, most in zip(kept, full, strict=True))
         found += candidates(subject, one, [ranks])
@@ -94,12 +101,26 @@ def all_ranks(subject: Subject, method: str) -> list[Candidate]:
         if one == "tucker2":
             spectra = _spectra(subject, one)
             ranks = [energy_ranks(spectra, energy) for energy in _ENERGIES]
+        elif one == "cp":
+            ranks = [(rank,) for rank in _ladder(subject)]
         else:
-            full = min(unfoldings(subject, one)[0].shape)
+            (full,) = full_ranks(subject, one)
             # Spatial ranks are tried one by one, so only some of them.
             step = STEP * (max(1, full // (STEP * _MOST_SPATIAL)) if one == "spatial" else 1)
             ranks = [(rank,) for rank in range(step, full + 1, step)]
         found += candidates(subject, one, ranks)
+    return found
+
+
+def _ladder(subject: Subject) -> list[int]:
+    """Ranks of a chain that takes fewer MACs than the layer, from the largest down."""
+    most = full_ranks(subject, "cp")[0] // STEP * STEP
+    while most > 0 and subject.macs(_shapes(subject, "cp", (most,))) >= subject.own_macs:
+        most -= STEP
+    found = []
+    while most >= STEP:
+        found.append(most)
+        most = min(most - STEP, round(most / _LADDER / STEP) * STEP)
     return found
 
 
@@ -160,9 +181,7 @@ def _spectra(subject: Subject, method: str) -> list[np.ndarray]:
 
 
 def _possible(subject: Subject, method: str, ranks: tuple[int, ...]) -> bool:
-    return all(
-        rank <= min(matrix.shape) for rank, matrix in zip(ranks, unfoldings(subject, method), strict=True)
-    )
+    return all(rank <= most for rank, most in zip(ranks, full_ranks(subject, method), strict=True))
 
 
 def _candidate(subject: Subject, method: str, ranks: tuple[int, ...]) -> Candidate | None:
@@ -193,6 +212,9 @@ def _shapes(
         core = ((outer, inner, *taps), subject.axes)
         return [((inner, channels, *ones), nowhere), core, ((outputs, outer, *ones), nowhere)]
     (rank,) = ranks
+    if method == "cp":
+        alone = ((rank, 1, *taps), subject.axes)
+        return [((rank, channels, *ones), nowhere), alone, ((outputs, rank, *ones), nowhere)]
     if method == "spatial":
         return [
             ((rank, channels, taps[0], 1), frozenset({0})),

@@ -12,6 +12,9 @@ tucker2
 spatial
     Kx1 and 1xK (Jaderberg et al., "Speeding up convolutional neural networks with low rank expansions",
     2014).
+cp
+    1x1, KxK of every channel alone, 1x1 (:mod:`dlcomp.compress.lowrank.cp`), inputs in the metric of their
+    channels.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dlcomp.compress.lowrank.cp import most_rank, parallel_factors
 from dlcomp.compress.lowrank.evbmf import evbmf_rank
 from dlcomp.compress.lowrank.subject import Stage, Subject
 
@@ -102,6 +106,27 @@ def by_space(subject: Subject, ranks: tuple[int, ...]) -> Front:
     return Front([stage], features, (len(rows), 1, width), frozenset({1}))
 
 
+def by_parallel_factors(subject: Subject, ranks: tuple[int, ...]) -> Front:
+    """1x1, K... of every channel alone, 1x1."""
+    weight, taps = subject.weight, subject.taps
+    channels = weight.shape[1]
+    tensor = weight.reshape(len(weight), channels, -1)
+    # A few inputs that say the same leave the metric of channels on the edge of what can be inverted.
+    root = None if subject.metric is None else _root(_by_channel(subject.metric, channels))
+    if root is not None:
+        tensor = np.einsum("oit,ij->ojt", tensor, root)
+    _, inner, spatial = parallel_factors(tensor, ranks[0])
+    if root is not None:
+        inner = np.linalg.solve(root.T, inner)
+    features = np.einsum("ir,tr->rit", inner, spatial).reshape(ranks[0], -1)
+    ones = tuple(1 for _ in taps)
+    stages = [
+        Stage(inner.T.reshape(*inner.T.shape, *ones), frozenset()),
+        Stage(spatial.T.reshape(ranks[0], 1, *taps), subject.axes, groups=ranks[0]),
+    ]
+    return Front(stages, features, (ranks[0], *ones), frozenset())
+
+
 def leading(matrix: np.ndarray, metric: np.ndarray | None, rank: int) -> np.ndarray:
     """``rank`` functions (rank, K) of the inputs that keep most of ``matrix`` (O, K) in the ``metric``."""
     if metric is None:
@@ -144,6 +169,14 @@ def unfoldings(subject: Subject, method: str) -> list[np.ndarray]:
     return [_unfold_space(subject.weight) if method == "spatial" else subject.matrix]
 
 
+def full_ranks(subject: Subject, method: str) -> tuple[int, ...]:
+    """Ranks with which nothing is lost."""
+    if method == "cp":
+        outputs, channels = subject.weight.shape[:2]
+        return (most_rank((outputs, channels, int(np.prod(subject.taps, dtype=int)))),)
+    return tuple(min(matrix.shape) for matrix in unfoldings(subject, method))
+
+
 def noise_ranks(subject: Subject, method: str) -> tuple[int, ...]:
     """What EVBMF keeps of each unfolding."""
     found = unfoldings(subject, method)
@@ -164,4 +197,5 @@ METHODS: Mapping[str, Callable[[Subject, tuple[int, ...]], Front]] = {
     "whitened": by_matrix,
     "tucker2": by_tucker,
     "spatial": by_space,
+    "cp": by_parallel_factors,
 }

@@ -26,10 +26,13 @@ class Stage:
         (outputs, inputs, K...) float64.
     axes : frozenset of int
         Along which axes of the image it moves as the layer did: with its strides, pads and dilations.
+    groups : int
+        Of a convolution: so many parts of its inputs, each with outputs of its own.
     """
 
     kernel: np.ndarray
     axes: frozenset[int]
+    groups: int = 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,8 +96,9 @@ def _convolution(
         for key in ("strides", "dilations")
     }
     inputs = [value, _weight(network, subject, "factor", stage.kernel), *([bias] if bias else [])]
+    more = {**steps, **({"group": stage.groups} if stage.groups > 1 else {})}
     shape = list(stage.kernel.shape[2:])
-    return helper.make_node("Conv", inputs, [output], name=title, kernel_shape=shape, pads=pads, **steps)
+    return helper.make_node("Conv", inputs, [output], name=title, kernel_shape=shape, pads=pads, **more)
 
 
 def _product(

@@ -30,6 +30,8 @@ def adaptive(
 ) -> np.ndarray:
     """Integers ``(G, O, K)`` next to ``wanted`` whose outputs are nearest to those of ``wanted``.
 
+    Zeros stay zeros.
+
     Parameters
     ----------
     wanted : (G, O, K) float64
@@ -44,7 +46,7 @@ def adaptive(
     target = (wanted - floor).astype(np.float32)
     size = np.einsum("gkk->g", hessian) / hessian.shape[1]
     metric = (hessian / np.where(size > 0, size, 1.0)[:, None, None]).astype(np.float32)
-    chosen = floor + (_search(target, metric, steps) >= 0.5)
+    chosen = (floor + (_search(target, metric, steps) >= 0.5)) * (wanted != 0)
     parts = zip(wanted, chosen.astype(np.float64), hessian, strict=True)
     chosen = np.stack([descended(w, c, h, low, high, _SWEEPS) for w, c, h in parts])
     better = _errors(wanted - chosen, hessian) <= _errors(wanted - start, hessian)

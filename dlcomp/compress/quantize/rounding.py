@@ -56,7 +56,7 @@ class Rounding:
         """``weight`` on ``grid``, from ``-most`` to ``most``.
 
         ``hessian`` is (G, K, K), positive definite; without one, of layers that are no product of matrices,
-        it is the nearest.
+        it is the nearest. Zeros stay zeros: of a sparse weight none may be filled by what others err.
         """
         if self.method == "nearest" or hessian is None:
             return grid.integers(weight, -most, most)
@@ -64,15 +64,15 @@ class Rounding:
         scale = np.broadcast_to(grid.aligned(grid.scale, weight.shape), weight.shape)
         steps = to_matrices(layer, scale).astype(np.float64)
 
-        def nearest_of(step: np.ndarray) -> Nearest:
+        def nearest_of(given: np.ndarray, step: np.ndarray) -> Nearest:
             def nearest(column: np.ndarray, place: int) -> np.ndarray:
                 integers = np.clip(np.rint(column / step[:, place]), -most, most)
-                return np.asarray(integers * step[:, place])
+                return np.where(given[:, place] == 0, 0.0, integers * step[:, place])
 
             return nearest
 
         parts = zip(wanted, hessian, steps, strict=True)
-        made = np.stack([in_order(w, h, nearest_of(s), self.act_order) for w, h, s in parts])
+        made = np.stack([in_order(w, h, nearest_of(w, s), self.act_order) for w, h, s in parts])
         made = np.rint(made / steps)
         if self.method == "adaround":
             made = adaptive(wanted / steps, hessian, made, -most, most, self.steps)

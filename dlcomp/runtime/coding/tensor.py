@@ -1,6 +1,7 @@
 """One array, coded: the palette of its values, where they lie, and which is where, by whatever is shortest.
 
-Floats that are integers with scales are these integers, coded in the same way, and the scales.
+Floats that are integers with scales are these integers, coded in the same way, and the scales; words of
+several small numbers are these numbers.
 
 Values are told apart by their bits, so that zeros of both signs and every NaN come back as they were.
 """
@@ -14,15 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from dlcomp.errors import ArtifactError
-from dlcomp.runtime.coding import huffman, places, rans
+from dlcomp.runtime.coding import fields, huffman, places, rans
 from dlcomp.runtime.coding.scaled import Scaled, scaled, shape_of_scales
 from dlcomp.runtime.coding.stream import Reader, Writer, pack, packed_size, unpack
 
 PLACES = ("all", "huffman distances", "rans distances", "rans bits")
 VALUES = ("plain", "packed", "huffman", "rans")
 _MOST_VALUES = 256
-# The first byte of integers with scales.
-_SCALED = 255
+# The first byte of integers with scales, and of words of numbers.
+_SCALED, _FIELDS = 255, 254
 # What a byte may become: more is not a weight but an attack on memory.
 MOST_EXPANSION = 1 << 16
 
@@ -66,6 +67,9 @@ def encode(array: np.ndarray, ways: Sequence[tuple[str, str]] | None = None) -> 
     found = scaled(array) if not ways and len(palette) > _MOST_VALUES else None
     if found is not None:
         made.append(_with_scales(found))
+    width = fields.width_of(array) if not ways and len(palette) > _MOST_VALUES else None
+    if width is not None:
+        made.append(_with_fields(array, width))
     return min(made, key=lambda coded: len(coded.data))
 
 
@@ -137,6 +141,8 @@ def decode(data: bytes | memoryview, dtype: str, shape: tuple[int, ...]) -> np.n
     (kinds,) = reader.take(1)
     if kinds == _SCALED and dtype == "float32":
         return _read_scaled(reader, shape)
+    if kinds == _FIELDS and dtype == "int32" and len(shape) > 1:
+        return _read_fields(reader, shape)
     if kinds & 15 >= len(PLACES) or kinds >> 4 >= len(VALUES):
         raise ArtifactError(f"weights are coded in an unknown way ({kinds})")
     where, values = PLACES[kinds & 15], VALUES[kinds >> 4]
@@ -176,6 +182,31 @@ def _read_scaled(reader: Reader, shape: tuple[int, ...]) -> np.ndarray:
     if integers[:1] == bytes([_SCALED]):
         raise ArtifactError("integers among coded weights have scales twice")
     return Scaled(decode(integers, "int8", shape), scales, axes).reals()
+
+
+def _with_fields(array: np.ndarray, bits: int) -> Coded:
+    found = fields.numbers(array, bits)
+    assert found is not None
+    return _around(encode(found), bytes([_FIELDS, bits]))
+
+
+def _around(inner: Coded, framing: bytes) -> Coded:
+    """``inner`` behind bytes that say what it stands for."""
+    parts = {**inner.parts, "framing": inner.parts.get("framing", 0) + len(framing)}
+    return Coded(framing + inner.data, inner.places, inner.values, parts, inner.fillers)
+
+
+def _read_fields(reader: Reader, shape: tuple[int, ...]) -> np.ndarray:
+    (bits,) = reader.take(1)
+    if bits not in fields.WIDTHS:
+        raise ArtifactError(f"coded weights are words of numbers of {bits} bits")
+    inner = reader.rest()
+    if inner[:1] == bytes([_FIELDS]):
+        raise ArtifactError("numbers among coded weights are words of numbers themselves")
+    found = decode(inner, "uint8", fields.shape_of(shape, bits))
+    if found.size and int(found.max()) >> bits:
+        raise ArtifactError(f"a number among coded weights has more than {bits} bits")
+    return fields.words(found, bits, shape)
 
 
 def _coders(alphabet: int) -> tuple[str, ...]:
