@@ -1,7 +1,8 @@
-"""Labelled pictures for accuracy: Fashion-MNIST, and objects with ImageNet's classes.
+"""Labelled pictures for accuracy: Fashion-MNIST, and objects with ImageNet's classes; and speech.
 
-Neither is part of the project. Fashion-MNIST (Xiao et al., 2017, MIT licence) comes with the Debian package
-``dataset-fashion-mnist``; the objects are made of the stamps of Tux Paint (GPL-2), see ``pictures``.
+None is part of the project. Fashion-MNIST (Xiao et al., 2017, MIT licence) comes with the Debian package
+``dataset-fashion-mnist``, speech (the prompts of Asterisk, CC BY-SA) with ``asterisk-core-sounds-en-wav``;
+the objects are made of the stamps of Tux Paint (GPL-2), see ``pictures``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import wave
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ import numpy as np
 from dlcomp.errors import ToolMissing
 
 _PACKAGE = "dataset-fashion-mnist"
+_SPEECH = "asterisk-core-sounds-en-wav"
 _INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 _FILES = tuple(
     f"{part}-{kind}.gz" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
@@ -44,36 +48,65 @@ def fashion(part: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fashion_folder() -> Path:
-    cached = Path(os.environ.get("DLCOMP_CACHE") or Path.home() / ".cache" / "dlcomp") / "fashion-mnist"
+    cached = _cache() / "fashion-mnist"
     for folder in (_INSTALLED, cached):
         if all((folder / name).exists() for name in _FILES):
             return folder
-    _download(cached)
+    _download(_PACKAGE, cached, lambda name: name in _FILES)
     return cached
 
 
-def _download(folder: Path) -> None:
-    hint = f"install the Debian package {_PACKAGE}, or put its files into {folder}"
+def speech() -> list[np.ndarray]:
+    """Spoken sentences at 16 kHz, each (samples,) float32 in [-1, 1], in the order of their files.
+
+    They were recorded at 8 kHz; no frequency above 4 kHz is in them.
+
+    Raises
+    ------
+    ToolMissing
+        The package is not here and apt-get cannot download it.
+    """
+    folder = _cache() / "speech"
+    if not any(folder.glob("*.wav")):
+        _download(_SPEECH, folder, lambda name: name.endswith(".wav"))
+    return [_resampled(path) for path in sorted(folder.glob("*.wav"))]
+
+
+def _resampled(path: Path) -> np.ndarray:
+    with wave.open(str(path)) as file:
+        if (file.getframerate(), file.getsampwidth(), file.getnchannels()) != (8000, 2, 1):
+            raise ToolMissing(f"{path} is not speech of 8 kHz", hint=f"remove it, {_SPEECH} has others")
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768
+    return np.asarray(2 * np.fft.irfft(np.fft.rfft(samples), 2 * len(samples)), np.float32)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("DLCOMP_CACHE") or Path.home() / ".cache" / "dlcomp")
+
+
+def _download(package: str, folder: Path, wanted: Callable[[str], bool]) -> None:
+    """Put the files of a Debian ``package`` whose names are ``wanted`` into ``folder``."""
+    hint = f"install the Debian package {package}, or put its files into {folder}"
     if shutil.which("apt-get") is None:
-        raise ToolMissing("Fashion-MNIST is not here", hint=hint)
+        raise ToolMissing(f"the files of {package} are not here", hint=hint)
     with tempfile.TemporaryDirectory() as where:
         done = subprocess.run(
-            ["apt-get", "download", _PACKAGE], cwd=where, capture_output=True, text=True, check=False
+            ["apt-get", "download", package], cwd=where, capture_output=True, text=True, check=False
         )
         packages = list(Path(where).glob("*.deb"))
         if not packages:
             reason = (done.stderr.strip().splitlines() or ["no package came"])[-1]
-            raise ToolMissing(f"apt-get could not download {_PACKAGE}: {reason}", hint=hint)
-        with _data_of(packages[0].read_bytes()) as archive:
+            raise ToolMissing(f"apt-get could not download {package}: {reason}", hint=hint)
+        with _data_of(packages[0].read_bytes(), package) as archive:
             folder.mkdir(parents=True, exist_ok=True)
             for member in archive:
                 name = Path(member.name).name
-                content = archive.extractfile(member) if name in _FILES else None
+                content = archive.extractfile(member) if member.isfile() and wanted(name) else None
                 if content is not None:
                     (folder / name).write_bytes(content.read())
 
 
-def _data_of(package: bytes) -> tarfile.TarFile:
+def _data_of(package: bytes, title: str) -> tarfile.TarFile:
     """The files of a Debian package: an ar archive with a compressed tar archive in it."""
     place = 8
     while place + 60 <= len(package):
@@ -82,7 +115,7 @@ def _data_of(package: bytes) -> tarfile.TarFile:
         if name.startswith("data.tar"):
             return tarfile.open(fileobj=io.BytesIO(body))
         place += 60 + size + size % 2
-    raise ToolMissing(f"the package {_PACKAGE} has no data in it")
+    raise ToolMissing(f"the package {title} has no data in it")
 
 
 def pictures(folder: Path) -> tuple[np.ndarray, list[set[int]], np.ndarray]:

@@ -12,6 +12,7 @@ from dlcomp.errors import ToolMissing
 Shape = tuple[int, ...]
 Arrays = dict[str, np.ndarray]
 
+_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghjkmnpqrstuvwxyz23456789"
 LINES = ("deep learning compiler", "weights 3.14 MB", "Zen 3, AVX2", "measure twice", "loop tiling")
 
 
@@ -37,6 +38,23 @@ def grey_line(shapes: dict[str, Shape], seed: int) -> Arrays:
     ((name, (batch, _, height, width)),) = shapes.items()
     coloured = text_line({name: (batch, 3, height, width)}, seed)[name]
     return {name: np.ascontiguousarray(coloured.mean(axis=1, keepdims=True, dtype="float32"))}
+
+
+def captcha(rng: np.random.Generator) -> np.ndarray:
+    """The captcha reader: four to six letters and digits that dance, with grain, (1, 1, 64, 160) float32."""
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError as error:
+        raise ToolMissing("the text inputs are drawn with Pillow", hint="pip install pillow") from error
+    image = Image.new("L", (160, 64), 235)
+    draw, left = ImageDraw.Draw(image), 6.0
+    for letter in rng.choice(list(_LETTERS), rng.integers(4, 7)):
+        font = ImageFont.load_default(int(rng.integers(28, 40)))
+        place = (left, int(rng.integers(2, 20)))
+        draw.text(place, str(letter), fill=int(rng.integers(10, 110)), font=font)
+        left += font.getlength(str(letter)) + float(rng.integers(0, 3))
+    pixels = np.asarray(image, "float32") + rng.normal(0, rng.uniform(0, 20), (64, 160))
+    return (np.clip(pixels, 0, 255) / 127.5 - 1).astype("float32")[None, None]
 
 
 def speech(shapes: dict[str, Shape], seed: int) -> Arrays:

@@ -108,19 +108,17 @@ def _train(
     """Adam with a rate that falls to nothing; changes ``leaves``."""
     random = np.random.default_rng(seed)
     pixels, classes = torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels)
-    whole = [torch.from_numpy(value) for value in (*teacher.weights, *teacher.biases)]
-    layers = len(teacher.weights)
+    # Images are shown as they are, so that the teacher needs to see each only once.
+    wanted = (torch.from_numpy(teacher.logits(images)) / _HEAT).softmax(1)
     optimizer = torch.optim.Adam(leaves, rate)
     steps = _steps(images, epochs)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         before(step)
         picked = torch.from_numpy(random.integers(0, len(images), BATCH))
-        shown = pixels[picked]
-        with torch.no_grad():
-            wanted = (logits(shown, whole[:layers], whole[layers:]) / _HEAT).softmax(1)
-        made = logits(shown, *parameters())
-        near = functional.kl_div((made / _HEAT).log_softmax(1), wanted, reduction="batchmean") * _HEAT**2
+        made = logits(pixels[picked], *parameters())
+        near = functional.kl_div((made / _HEAT).log_softmax(1), wanted[picked], reduction="batchmean")
+        near = near * _HEAT**2
         loss = _TEACHER * near + (1 - _TEACHER) * functional.cross_entropy(made, classes[picked])
         optimizer.zero_grad()
         loss.backward()

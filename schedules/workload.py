@@ -123,7 +123,8 @@ class Recurrence:
 
     ``backward`` is for one direction from the last step to the first; ``reset_after`` is ONNX's
     ``linear_before_reset`` of a GRU; ``steps`` and ``batch`` are 0 if they are open. ``activations`` are
-    ONNX's names, in ONNX's order, with commas between.
+    ONNX's names, in ONNX's order, with commas between. ``rank`` is that of the recurrent weight where it is
+    a product of two, (gates * hidden, rank) by (rank, hidden); 0 where it is whole.
     """
 
     kind: str
@@ -134,6 +135,7 @@ class Recurrence:
     backward: bool
     reset_after: bool
     activations: str
+    rank: int = 0
 
     @property
     def gates(self) -> int:
@@ -141,7 +143,14 @@ class Recurrence:
 
     @property
     def flops(self) -> int:
-        return 2 * self.steps * self.batch * self.directions * self.gates * self.hidden**2
+        return 2 * self.steps * self.batch * self.directions * self.weights
+
+    @property
+    def weights(self) -> int:
+        """Of the state, in one direction."""
+        if self.rank:
+            return self.rank * (self.gates + 1) * self.hidden
+        return self.gates * self.hidden**2
 
 
 @dataclass(frozen=True)
@@ -192,7 +201,7 @@ _KINDS: Mapping[str, type[Any]] = {
 def to_text(workload: Workload) -> str:
     """The workload as one line of JSON; float32 and weights without zeros, which most are, are not said."""
     fields = asdict(workload)
-    for name, usual in (("arithmetic", "float32"), ("stored", ""), ("filling", 0)):
+    for name, usual in (("arithmetic", "float32"), ("stored", ""), ("filling", 0), ("rank", 0)):
         if fields.get(name) == usual:
             del fields[name]
     return json.dumps({"op": type(workload).__name__, **fields})

@@ -6,7 +6,7 @@ that errors are repaired where they arise and do not add up (He et al., "Channel
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,11 @@ from dlcomp.compress.network import Network
 from dlcomp.compress.observe import Watched
 from dlcomp.compress.refit import refit
 from dlcomp.compress.second_order import POSITIONS, Moments, kernel_of
+
+# Bytes of outputs that are held at a time; layers beyond have another pass over the data.
+_BUDGET = 1 << 30
+# What a layer made, chunk by chunk (G, N, O); None where something was not finite.
+_Outputs = list[np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -98,8 +103,12 @@ def targets(
     given = [name for fit in fits for name in _own(new, fit.after)]
     before = Watched(old, {fit.before.data for fit in fits})
     after = Watched(new, {fit.after.data for fit in fits}, given)
-    for fit in fits:
-        yield _target(old, new, fit, zip(before.over(data), after.over(data), strict=True), damping)
+    waiting = list(fits)
+    while waiting:
+        wave = _made(old, waiting, before.over(data))
+        for fit, made in zip(waiting, wave, strict=False):
+            yield _target(new, fit, made, after.over(data), damping)
+        waiting = waiting[len(wave) :]
 
 
 def set_fitted(old: Network, new: Network, target: Target, made: np.ndarray) -> None:
@@ -125,11 +134,42 @@ def _own(network: Network, layer: Layer) -> list[str]:
     return names
 
 
-def _target(
-    old: Network, new: Network, fit: Fit, values: Iterable[tuple[Feed, Feed]], damping: float
-) -> Target:
+def _made(old: Network, fits: Sequence[Fit], values: Iterable[Feed]) -> list[_Outputs]:
+    """What layers made before, without their biases: of as many of ``fits`` as memory holds, the first ones.
+
+    Nothing that is fitted changes it, so that a pass over the data serves many layers.
+    """
+    held: list[_Outputs] = [[] for _ in fits]
+    for number, feed in enumerate(values):
+        for fit, outputs in zip(fits, held, strict=False):
+            outputs.extend(_outputs(old, fit, feed, number))
+        while sum(map(_bytes, held)) > _BUDGET and len(held) > 1:
+            held.pop()
+    return held
+
+
+def _bytes(outputs: _Outputs) -> int:
+    return sum(part.nbytes for part in outputs if part is not None)
+
+
+def _outputs(old: Network, fit: Fit, feed: Feed, number: int) -> Iterator[np.ndarray | None]:
+    """(G, N, O) for each chunk of rows; None where it reads something that is not finite."""
+    matrices = to_matrices(fit.before, weight_of(old, fit.before))
+    kept = fit.outputs.reshape(len(matrices), -1)
+    # A depthwise convolution loses whole groups, all others lose as many outputs in each.
+    groups = kept.any(axis=1)
+    for read in rows(fit.before, kernel_of(old, fit.before), feed[fit.before.data], POSITIONS, number):
+        if not np.isfinite(read).all():
+            yield None
+            continue
+        x = read.reshape(len(read), -1, read.shape[-1])
+        y = np.matmul(x, matrices.transpose(0, 2, 1))[groups]
+        yield np.stack([part[:, mask] for part, mask in zip(y, kept[groups], strict=True)])
+
+
+def _target(new: Network, fit: Fit, made: _Outputs, values: Iterable[Feed], damping: float) -> Target:
     start = to_matrices(fit.after, weight_of(new, fit.after)).astype(np.float64)
-    moments, products, total = _products(old, new, fit, values)
+    moments, products, total = _products(new, fit, made, values)
     centred = fit.after.node.op_type != "MatMul"
     hessian = moments.damped(centred, damping)
     wanted, mean = products / moments.count, total / moments.count
@@ -142,34 +182,27 @@ def _target(
 
 
 def _products(
-    old: Network, new: Network, fit: Fit, values: Iterable[tuple[Feed, Feed]]
+    new: Network, fit: Fit, made: _Outputs, values: Iterable[Feed]
 ) -> tuple[Moments, np.ndarray, np.ndarray]:
     """The moments of what the layer reads now, sums of y x^T ``(G, O, K)`` and of y ``(G, O)``.
 
-    y are the outputs that the layer had, without its bias. What holds values that are not finite is left out.
+    y are the outputs that the layer had, ``made``. What holds values that are not finite is left out.
     """
-    matrices = to_matrices(fit.before, weight_of(old, fit.before))
-    kept = fit.outputs.reshape(len(matrices), -1)
-    # A depthwise convolution loses whole groups, all others lose as many outputs in each.
-    groups = kept.any(axis=1)
     moments = Moments()
-    products = np.zeros((int(groups.sum()), 1, 1))
-    total = np.zeros((int(groups.sum()), 1))
-    for number, (was, now) in enumerate(values):
-        chunks = zip(
-            rows(fit.before, kernel_of(old, fit.before), was[fit.before.data], POSITIONS, number),
-            rows(fit.after, kernel_of(new, fit.after), now[fit.after.data], POSITIONS, number),
-            strict=True,
-        )
-        for was_read, now_read in chunks:
-            if not (np.isfinite(was_read).all() and np.isfinite(now_read).all()):
-                continue
-            moments.add(now_read)
-            x, z = (part.reshape(len(part), -1, part.shape[-1]) for part in (was_read, now_read))
-            y = np.matmul(x, matrices.transpose(0, 2, 1))[groups]
-            y = np.stack([part[:, mask] for part, mask in zip(y, kept[groups], strict=True)])
-            products = products + np.matmul(y.transpose(0, 2, 1), z)
-            total = total + y.sum(axis=1, dtype=np.float64)
+    groups = len(to_matrices(fit.after, weight_of(new, fit.after)))
+    products, total = np.zeros((groups, 1, 1)), np.zeros((groups, 1))
+    chunks = (
+        read
+        for number, feed in enumerate(values)
+        for read in rows(fit.after, kernel_of(new, fit.after), feed[fit.after.data], POSITIONS, number)
+    )
+    for y, read in zip(made, chunks, strict=True):
+        if y is None or not np.isfinite(read).all():
+            continue
+        moments.add(read)
+        z = read.reshape(len(read), -1, read.shape[-1])
+        products = products + np.matmul(y.transpose(0, 2, 1), z)
+        total = total + y.sum(axis=1, dtype=np.float64)
     return moments, products, total
 
 

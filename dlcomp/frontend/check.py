@@ -87,7 +87,8 @@ def _ranks_for_the_checker(graph: onnx.GraphProto) -> Iterator[None]:
 def infer(network: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """The network with every value's shape and type worked out again from its inputs.
 
-    Recorded dimensions are dropped first: exporters leave stale ones, and they contradict bound inputs.
+    Recorded shapes are dropped first: exporters leave stale ones, and they contradict bound inputs. Only
+    where nothing is known of an output it keeps the rank that was recorded.
 
     Raises
     ------
@@ -97,9 +98,11 @@ def infer(network: onnx.ModelProto, name: str) -> onnx.ModelProto:
     fresh = onnx.ModelProto()
     fresh.CopyFrom(network)
     del fresh.graph.value_info[:]
+    recorded = {}
     for value in fresh.graph.output:
-        for dim in value.type.tensor_type.shape.dim:
-            dim.Clear()
+        if value.type.tensor_type.HasField("shape"):
+            recorded[value.name] = len(value.type.tensor_type.shape.dim)
+            value.type.tensor_type.ClearField("shape")
     try:
         graph = inferred(fresh, strict=True)
     except Exception as error:
@@ -111,6 +114,12 @@ def infer(network: onnx.ModelProto, name: str) -> onnx.ModelProto:
     fresh.graph.value_info.extend(graph.value_info)
     del fresh.graph.output[:]
     fresh.graph.output.extend(graph.output)
+    for value in fresh.graph.output:
+        tensor = value.type.tensor_type
+        if value.name in recorded and not tensor.HasField("shape"):
+            tensor.shape.SetInParent()
+            for _ in range(recorded[value.name]):
+                tensor.shape.dim.add()
     return fresh
 
 

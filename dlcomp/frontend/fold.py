@@ -28,6 +28,7 @@ KEPT = frozenset(
     Scan
     """.split()
 )
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 # No larger than their operands, though of a size that depends on the values.
 _SHRINKING = frozenset({"NonZero", "Unique", "Compress"})
 
@@ -51,10 +52,11 @@ def _round(network: onnx.ModelProto) -> bool:
     shapes: Shapes = static_shapes(known)
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*known.value_info, *known.output)}
     constants = {tensor.name: tensor for tensor in graph.initializer}
+    factored = factored_states(graph)
     kept = []
     for node in graph.node:
         results = _empty(node, shapes, kinds)
-        if results is None:
+        if results is None and node.output[0] not in factored:
             results = _evaluate(node, constants, shapes, network.opset_import)
         if results is None:
             kept.append(node)
@@ -67,6 +69,27 @@ def _round(network: onnx.ModelProto) -> bool:
     replace_nodes(graph, kept)
     graph.initializer.extend(list(constants.values())[len(graph.initializer) :])
     return True
+
+
+def factored_states(graph: onnx.GraphProto) -> frozenset[str]:
+    """The recurrent weights of layers that are products of two smaller stored ones, and read as nothing else.
+
+    ONNX has no recurrent layer with a factored state; a product before it says the same.
+    """
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    read = {node.input[2] for node in graph.node if node.op_type in RECURRENT and len(node.input) > 2}
+    for node in graph.node:
+        others = (name for n, name in enumerate(node.input) if n != 2 or node.op_type not in RECURRENT)
+        read -= set(others)
+    read -= {value.name for value in graph.output}
+    found = []
+    for node in graph.node:
+        if node.op_type != "MatMul" or node.output[0] not in read or not all(n in shapes for n in node.input):
+            continue
+        left, right = (shapes[name] for name in node.input)
+        if len(left) == len(right) == 3 and left[2] * (left[1] + right[2]) < left[1] * right[2]:
+            found.append(str(node.output[0]))
+    return frozenset(found)
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:

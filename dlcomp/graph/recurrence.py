@@ -12,7 +12,7 @@ from tvm import IRModule, relax
 from dlcomp.frontend.ops.recurrent import RECURRENCE
 from dlcomp.graph.walk import array_of, constant, op_name, rebuild
 from dlcomp.schedules.cpu.recurrence import kernel
-from dlcomp.schedules.cpu.recurrence_blocking import blocking, passes
+from dlcomp.schedules.cpu.recurrence_blocking import blocking, passes, short_width
 from dlcomp.schedules.workload import Recurrence
 from dlcomp.target import Target
 
@@ -35,7 +35,13 @@ def with_kernels(module: IRModule, target: Target) -> IRModule:
             return call
         layer, (x, weight, *others) = found
         blocks = blocking(layer, target)
-        packed = [_packed(builder, layer, weight, group, blocks.width) for group in passes(layer)]
+        columns = layer.rank or layer.hidden
+        whole = (layer.gates, layer.hidden, columns)
+        packed = [_packed(builder, weight, whole, group, blocks.width) for group in passes(layer)]
+        if layer.rank:
+            first, *others = others
+            short = (1, layer.rank, layer.hidden)
+            packed.append(_packed(builder, first, short, (0,), short_width(layer, blocks.rows, target)))
         function = builder.add_func(kernel(layer, blocks, target), layer.kind.lower())
         (returned,) = call.ty_args
         types = list(returned.fields)
@@ -45,28 +51,32 @@ def with_kernels(module: IRModule, target: Target) -> IRModule:
 
 
 def _packed(
-    builder: relax.BlockBuilder, layer: Recurrence, weight: Expr, group: Sequence[int], width: int
+    builder: relax.BlockBuilder, weight: Expr, shape: tuple[int, int, int], group: Sequence[int], width: int
 ) -> Expr:
-    """(directions, gates * hidden, hidden) to (directions, blocks, hidden, len(group) * width)."""
-    hidden, directions = layer.hidden, layer.directions
-    blocks = -(-hidden // width)
+    """(directions, gates * units, columns) to (directions, blocks, columns, len(group) * width).
+
+    ``shape`` are gates, units and columns.
+    """
+    gates, units, columns = shape
+    directions = int(weight.ty.shape[0])
+    blocks = -(-units // width)
     array = array_of(weight)
     if array is not None:
-        parts = array.reshape(directions, layer.gates, hidden, hidden)[:, list(group)]
-        parts = np.pad(parts, ((0, 0), (0, 0), (0, blocks * width - hidden), (0, 0)))
-        parts = parts.reshape(directions, len(group), blocks, width, hidden).transpose(0, 2, 4, 1, 3)
-        return constant(parts.reshape(directions, blocks, hidden, len(group) * width))
+        parts = array.reshape(directions, gates, units, columns)[:, list(group)]
+        parts = np.pad(parts, ((0, 0), (0, 0), (0, blocks * width - units), (0, 0)))
+        parts = parts.reshape(directions, len(group), blocks, width, columns).transpose(0, 2, 4, 1, 3)
+        return constant(parts.reshape(directions, blocks, columns, len(group) * width))
 
     def emit(expr: Expr) -> Expr:
         return builder.emit(expr)
 
-    parts = emit(relax.op.reshape(weight, (directions, layer.gates, hidden, hidden)))
+    parts = emit(relax.op.reshape(weight, (directions, gates, units, columns)))
     parts = emit(relax.op.strided_slice(parts, [1], [group[0]], [group[-1] + 1]))
-    if blocks * width != hidden:
-        parts = emit(relax.op.nn.pad(parts, [0, 0, 0, 0, 0, blocks * width - hidden, 0, 0]))
-    parts = emit(relax.op.reshape(parts, (directions, len(group), blocks, width, hidden)))
+    if blocks * width != units:
+        parts = emit(relax.op.nn.pad(parts, [0, 0, 0, 0, 0, blocks * width - units, 0, 0]))
+    parts = emit(relax.op.reshape(parts, (directions, len(group), blocks, width, columns)))
     parts = emit(relax.op.permute_dims(parts, [0, 2, 4, 1, 3]))
-    return emit(relax.op.reshape(parts, (directions, blocks, hidden, len(group) * width)))
+    return emit(relax.op.reshape(parts, (directions, blocks, columns, len(group) * width)))
 
 
 def written_out(module: IRModule) -> IRModule:
@@ -87,9 +97,11 @@ class _Steps:
 
     def __init__(self, builder: relax.BlockBuilder, layer: Recurrence, operands: list[Expr]) -> None:
         self.builder, self.layer = builder, layer
-        self.x, self.weight, self.first = operands[:3]
-        self.cell = operands[3] if layer.kind == "LSTM" else None
-        self.inside = operands[3] if layer.reset_after else None
+        self.x, self.weight, *others = operands
+        self.short = others.pop(0) if layer.rank else None
+        self.first, *others = others
+        self.cell = others[0] if layer.kind == "LSTM" else None
+        self.inside = others[0] if layer.reset_after else None
         self.functions = [_FUNCTIONS[name] for name in layer.activations.split(",")]
 
     def emit(self, expr: Expr) -> Expr:
@@ -108,7 +120,8 @@ class _Steps:
         """All states (steps, 1, batch, hidden), the last one and, for an LSTM, the last cell."""
         layer = self.layer
         shape = (layer.batch, layer.hidden)
-        weight = self.emit(relax.op.permute_dims(self._pick(self.weight, direction), [1, 0]))
+        weight = self._turned(self.weight, direction)
+        short = self._turned(self.short, direction) if self.short is not None else None
         state = self._pick(self.first, direction)
         cell = self._pick(self.cell, direction) if self.cell is not None else None
         inside = self._pick(self.inside, direction) if self.inside is not None else None
@@ -119,12 +132,13 @@ class _Steps:
         columns = layer.gates * layer.hidden
         for place in order:
             x = self._pick(self._part(self.x, 2, direction * columns, (direction + 1) * columns), place)
+            seen = state if short is None else self.emit(relax.op.matmul(state, short))
             if layer.kind == "LSTM":
-                state, cell = self._lstm(x, state, cell, weight)
+                state, cell = self._lstm(x, seen, cell, weight)
             elif layer.kind == "GRU":
-                state = self._gru(x, state, weight, inside)
+                state = self._gru(x, state, seen, weight, inside)
             else:
-                state = self.emit(self.functions[0](self._sum(x, self.emit(relax.op.matmul(state, weight)))))
+                state = self.emit(self.functions[0](self._sum(x, self.emit(relax.op.matmul(seen, weight)))))
             states[place] = state
         every = [self.emit(relax.op.reshape(states[place], (1, 1, *shape))) for place in range(layer.steps)]
         ends = [state] if cell is None else [state, cell]
@@ -132,6 +146,10 @@ class _Steps:
             self.emit(relax.op.concat(every, axis=0)),
             *(self.emit(relax.op.reshape(end, (1, *shape))) for end in ends),
         ]
+
+    def _turned(self, weight: Expr, direction: int) -> Expr:
+        """The weight of one direction, inputs by outputs."""
+        return self.emit(relax.op.permute_dims(self._pick(weight, direction), [1, 0]))
 
     def _pick(self, value: Expr, index: int) -> Expr:
         part = self.emit(relax.op.strided_slice(value, [0], [index], [index + 1]))
@@ -149,23 +167,24 @@ class _Steps:
     def _times(self, a: Expr, b: Expr) -> Expr:
         return self.emit(relax.op.multiply(a, b))
 
-    def _lstm(self, x: Expr, state: Expr, cell: Expr, weight: Expr) -> tuple[Expr, Expr]:
+    def _lstm(self, x: Expr, seen: Expr, cell: Expr, weight: Expr) -> tuple[Expr, Expr]:
         gate, candidate, output = self.functions
-        total = self._sum(x, self.emit(relax.op.matmul(state, weight)))
+        total = self._sum(x, self.emit(relax.op.matmul(seen, weight)))
         enter, leave, keep = (self.emit(gate(self._gate(total, g))) for g in (0, 1, 2))
         new = self.emit(candidate(self._gate(total, 3)))
         cell = self._sum(self._times(keep, cell), self._times(enter, new))
         return self._times(leave, self.emit(output(cell))), cell
 
-    def _gru(self, x: Expr, state: Expr, weight: Expr, inside: Expr | None) -> Expr:
+    def _gru(self, x: Expr, state: Expr, seen: Expr, weight: Expr, inside: Expr | None) -> Expr:
+        """``seen`` is the state as the weight reads it: itself, or shortened."""
         gate, candidate = self.functions
         hidden = self.layer.hidden
         both = self._part(weight, 1, 0, 2 * hidden)
-        total = self._sum(self._part(x, 1, 0, 2 * hidden), self.emit(relax.op.matmul(state, both)))
+        total = self._sum(self._part(x, 1, 0, 2 * hidden), self.emit(relax.op.matmul(seen, both)))
         update, reset = (self.emit(gate(self._gate(total, g))) for g in (0, 1))
         last = self._part(weight, 1, 2 * hidden, 3 * hidden)
         if inside is not None:
-            past = self._sum(self.emit(relax.op.matmul(state, last)), inside)
+            past = self._sum(self.emit(relax.op.matmul(seen, last)), inside)
             past = self._times(reset, past)
         else:
             past = self.emit(relax.op.matmul(self._times(reset, state), last))

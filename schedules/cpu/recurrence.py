@@ -4,6 +4,9 @@ Per step and block of hidden units the kernel multiplies the state by the block'
 that the gates of a unit meet in registers, applies the activations and writes the new state. Weights are
 packed by block: (directions, blocks, hidden, gates * width). Batch rows and directions are shared among
 the cores for the whole sequence; a single large sequence shares the blocks of each step instead.
+
+Where the weight is a product of two, the state is first multiplied by the right one, once for all gates, and
+blocks read what that gives.
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ from dlcomp.schedules.cpu.emit import (
     vload,
     vstore,
 )
-from dlcomp.schedules.cpu.recurrence_blocking import Blocking, passes
-from dlcomp.schedules.cpu.tile import Accumulators, lanes_of, multiply_accumulate, pieces
+from dlcomp.schedules.cpu.recurrence_blocking import Blocking, passes, short_width
+from dlcomp.schedules.cpu.tile import Accumulators, independent_sums, lanes_of, multiply_accumulate, pieces
 from dlcomp.schedules.parallel import parallel_kind
 from dlcomp.schedules.workload import ANNOTATION, KNOBS, Recurrence, to_text
 from dlcomp.target import Target
@@ -62,10 +65,11 @@ def kernel(layer: Recurrence, blocks: Blocking, target: Target) -> Any:
     """The PrimFunc of ``layer``.
 
     Parameters of the function, all float32: the projected inputs (steps, batch, directions * gates *
-    hidden) with biases added, a packed weight for each of :func:`passes`, the first states (directions,
-    batch, hidden), for an LSTM the first cells, for a GRU with ``reset_after`` the bias (directions,
-    hidden) inside the reset; then the results: states (steps, directions, batch, hidden), the last of each
-    direction (directions, batch, hidden) and, for an LSTM, the last cells in the same form.
+    hidden) with biases added, a packed weight for each of :func:`passes` (with a ``rank`` the left factor,
+    then the right one, both packed), the first states (directions, batch, hidden), for an LSTM the first
+    cells, for a GRU with ``reset_after`` the bias (directions, hidden) inside the reset; then the results:
+    states (steps, directions, batch, hidden), the last of each direction (directions, batch, hidden) and,
+    for an LSTM, the last cells in the same form.
     """
     return _Kernel(layer, blocks, target).function()
 
@@ -86,6 +90,12 @@ class _Kernel:
         per_step = layer.flops // (max(1, layer.steps) * tasks)
         self.inner = parallel_kind(per_step, target) if tasks == 1 and self.blocks > 1 else "serial"
         self.functions = [ACTIVATIONS[name] for name in layer.activations.split(",")]
+        # What the gates multiply: the state, or what is left of it.
+        self.columns = layer.rank or layer.hidden
+        self.short_width = short_width(layer, self.rows, target) if layer.rank else 0
+        self.short_blocks = -(-layer.rank // self.short_width) if layer.rank else 0
+        vectors = len(pieces(self.short_width, self.lanes))
+        self.sums_of_short = max(1, independent_sums(target) // max(1, self.rows * vectors))
         self._declare()
 
     def _declare(self) -> None:
@@ -97,9 +107,10 @@ class _Kernel:
         states = (layer.directions, self.batch, layer.hidden)
         self.x = buffer("x", self.steps, self.batch, layer.directions * layer.gates * layer.hidden)
         self.weights = [
-            buffer(f"w{i}", layer.directions, self.blocks, layer.hidden, len(group) * self.width)
+            buffer(f"w{i}", layer.directions, self.blocks, self.columns, len(group) * self.width)
             for i, group in enumerate(passes(layer))
         ]
+        self.right = buffer("right", layer.directions, self.short_blocks, layer.hidden, self.short_width)
         self.first = buffer("first", *states)
         self.first_cell = buffer("first_cell", *states)
         self.inside = buffer("inside", layer.directions, layer.hidden)
@@ -111,10 +122,11 @@ class _Kernel:
         self.new = scratch("new", (self.rows, layer.hidden))
         self.cell = scratch("cell", (self.rows, layer.hidden))
         self.held = scratch("held", (self.rows, layer.hidden))
+        self.short = scratch("short", (self.rows, self.short_blocks * self.short_width))
 
     def function(self) -> Any:
         lstm = self.layer.kind == "LSTM"
-        operands = [self.x, *self.weights, self.first]
+        operands = [self.x, *self.weights, *([self.right] if self.layer.rank else []), self.first]
         operands += [self.first_cell] if lstm else []
         operands += [self.inside] if self.layer.reset_after else []
         results = [self.y, self.last, *([self.last_cell] if lstm else [])]
@@ -133,6 +145,7 @@ class _Kernel:
         statements = [alloc(self.state), alloc(self.new)]
         statements += [alloc(self.cell)] if lstm else []
         statements += [alloc(self.held)] if len(self.weights) > 1 else []
+        statements += [alloc(self.short)] if self.layer.rank else []
         statements.append(self._copied(self.first, [direction], first, self.state))
         if lstm:
             statements.append(self._copied(self.first_cell, [direction], first, self.cell))
@@ -192,8 +205,54 @@ class _Kernel:
 
         # The gate of a GRU inside the reset starts from its own bias, not from the inputs.
         starts = [None if self.layer.reset_after and g == 2 else g for g in gates]
-        whole = self._block_loop(0, starts, new, turn, seen, direction, first, self.state)
-        return seq([whole, self._copied(self.new, [], const(0), self.state)])
+        shortened = [self._shortened(direction)] if self.layer.rank else []
+        source = self.short if self.layer.rank else self.state
+        whole = self._block_loop(0, starts, new, turn, seen, direction, first, source)
+        return seq([*shortened, whole, self._copied(self.new, [], const(0), self.state)])
+
+    def _shortened(self, direction: Expr) -> Stmt:
+        """The state by the right factor of the weight; zeros behind the rank, which nothing reads."""
+        lanes, width, rows = self.lanes, self.short_width, self.rows
+        # A short row alone would wait for each of its sums: they are made of parts of the state side by side.
+        parts = min(self.sums_of_short, self.layer.hidden)
+        length, rest = divmod(self.layer.hidden, parts)
+
+        def block(index: Expr) -> Stmt:
+            acc = Accumulators(parts * rows, width)
+
+            def add(part: int, k: Expr) -> Stmt:
+                return multiply_accumulate(
+                    acc,
+                    range(part * rows, (part + 1) * rows),
+                    lanes,
+                    lambda offset, size: vload(self.right, [direction, index, k, const(offset)], size),
+                    lambda r: tirx.BufferLoad(self.state, [const(r - part * rows), k]),
+                )
+
+            def total(row: int, offset: int, size: int) -> Expr:
+                sums = [acc.load(part * rows + row, offset, size) for part in range(parts)]
+                while len(sums) > 1:
+                    sums = [a + b for a, b in zip(sums[::2], sums[1::2], strict=False)] + sums[
+                        len(sums) & ~1 :
+                    ]
+                return sums[0]
+
+            stored = [
+                vstore(self.short, total(r, o, s), [const(r), index * width + o], s)
+                for r in range(rows)
+                for o, s in pieces(width, lanes)
+            ]
+            return seq(
+                [
+                    acc.alloc(),
+                    acc.clear(lanes, tirx.const(0, "float32")),
+                    loop("k", length, lambda k: seq([add(part, k + part * length) for part in range(parts)])),
+                    *([loop("k", rest, lambda k: add(0, k + parts * length))] if rest else []),
+                    *stored,
+                ]
+            )
+
+        return loop("short", self.short_blocks, block, self.inner if self.short_blocks > 1 else "serial")
 
     def _gru_step(self, turn: Expr, direction: Expr, first: Expr) -> Stmt:
         """Update and reset, then the candidate from the state that was reset."""
@@ -317,7 +376,7 @@ class _Kernel:
                     acc.alloc(),
                     *([alloc(sums)] if sums is not None else []),
                     self._by_tail(index, begin),
-                    loop("k", layer.hidden, step),
+                    loop("k", self.columns, step),
                     *spilled,
                     self._by_tail(index, end),
                 ]

@@ -39,7 +39,7 @@ def blocking(layer: Recurrence, target: Target) -> Blocking:
         return Blocking(1, _rounded(-(-layer.hidden // blocks), lanes))
     width = _rounded(min(lanes, layer.hidden), lanes)
     most = max(1, min(layer.batch, (free - gates) // gates))
-    weights = layer.directions * layer.gates * layer.hidden**2 * 4
+    weights = layer.directions * layer.weights * 4
 
     def cycles(rows: int) -> float:
         """Of one step of the product, for the whole batch: sums or the stream of weights."""
@@ -47,6 +47,15 @@ def blocking(layer: Recurrence, target: Target) -> Blocking:
         return -(-layer.batch // rows) * max(tile_cycles(rows, gates * width, target), stream)
 
     return Blocking(min(range(1, most + 1), key=lambda rows: (cycles(rows), -rows)), width)
+
+
+def short_width(layer: Recurrence, rows: int, target: Target) -> int:
+    """How many numbers of the shortened state, of ``layer.rank``, are computed together for ``rows`` rows."""
+    lanes = lanes_of(target)
+    free = (target.vector_registers - 4) // (rows + 1)
+    vectors = max(1, min(free, -(-independent_sums(target) // rows)))
+    blocks = -(-layer.rank // (vectors * lanes))
+    return _rounded(-(-layer.rank // blocks), lanes)
 
 
 def _rounded(units: int, lanes: int) -> int:

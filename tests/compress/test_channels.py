@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 import dlcomp
+from dlcomp.compress import reconstruct
 from dlcomp.compress.channels.budget import widths_for
 from dlcomp.compress.channels.cells import cells_of, costs_of
 from dlcomp.compress.channels.choose import CHOICES, Reader
@@ -310,3 +311,17 @@ def test_every_choice_is_an_order_of_all() -> None:
         order, costs = choose(readers, np.arange(1.0, count + 1))
         assert sorted(order.tolist()) == list(range(count))
         assert (np.diff(costs) >= -1e-9).all()
+
+
+@pytest.mark.parametrize("name", ["residual", "grouped", "depthwise"])
+def test_repair_in_bounded_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for the outputs of one layer at a time the repaired weights are the same."""
+    samples = np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype("float32")
+    pass_ = dlcomp.PruneChannels(macs=0.8, multiple=2, method="magnitude")
+    made = []
+    for budget in (1 << 30, 1):
+        monkeypatch.setattr(reconstruct, "_BUDGET", budget)
+        made.append(Network(loaded(name).compress(pass_, calibration=samples)).weights)
+    assert made[0].keys() == made[1].keys()
+    for key, array in made[0].items():
+        np.testing.assert_array_equal(made[1][key], array)

@@ -13,10 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dlcomp
+from dlcomp.compress.data import Calibration
+from dlcomp.compress.layers import layers_of, weight_of
 from dlcomp.compress.lowrank.mixture import SHARES, mixtures
 from dlcomp.compress.network import Network
 from dlcomp.compress.recipe import parse
 from dlcomp.compress.refit import error_of
+from dlcomp.compress.search.levels import family
+from dlcomp.compress.search.sensitivity import own_error, weight_bytes
 from dlcomp.compress.sparsify.patterns import Pattern
 from dlcomp.errors import DlcompError, ModelError, UsageError
 from dlcomp.runtime import peer
@@ -176,6 +180,30 @@ def test_a_trained_network_runs_the_sparse_kernel_and_is_quantized(tmp_path: Pat
     assert [step.name for step in eight.history[-2:]] == ["lowrank_sparse", "quantize"]
     (coarse,) = peer.session(eight.source.SerializeToString(), 1, optimize=False).run(None, feed)
     assert 0 < np.abs(coarse - right).max() < 0.1 * np.abs(right).max()
+
+
+def test_a_search_chooses_layer_by_layer() -> None:
+    """Each layer that is large enough by itself, from mild to strong, at an error that grows."""
+    rng = np.random.default_rng(0)
+    images = rng.random((32, 1, 28, 28), "float32")
+    model = dlcomp.load(RESNET, {"image": (4, 1, 28, 28)})
+    base = Network(model)
+    pass_ = dlcomp.LowRankSparse(smallest=18_000)
+    chosen = family(pass_, base, "size")
+    weights = {layer.name: weight_of(base, layer) for layer in layers_of(base)}
+    assert set(chosen.levels) == {name for name, array in weights.items() if array.size >= 18_000}
+    (layer,) = (name for name in chosen.levels if name == "/5/c/Conv")
+    errors, sizes = [], []
+    for level in (chosen.levels[layer][2], chosen.levels[layer][-1]):
+        changed = base.copy()
+        effect = chosen.of({layer: level}).rewrite(changed, Calibration(images, model.signature))
+        changed.drop_unread()
+        errors.append(own_error(effect, layer))
+        sizes.append(weight_bytes(changed))
+        for other in weights.keys() - {layer}:
+            assert other in {one.name for one in layers_of(changed)}
+    assert 0 < errors[0] < errors[1]
+    assert weight_bytes(base) > sizes[0] > sizes[1]
 
 
 @pytest.mark.parametrize(("text", "reason"), [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import networks
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -11,6 +12,7 @@ import dlcomp
 from dlcomp.errors import ModelError
 
 node, value, model = helper.make_node, networks.value, networks.model
+constant = networks.constant
 
 
 def refused(network: onnx.ModelProto, match: str) -> None:
@@ -172,3 +174,14 @@ def test_window_larger_than_its_image() -> None:
 
 def test_huge_tensors_are_refused() -> None:
     refused(networks.relu([2**20, 2**20]), "too large")
+
+
+def test_an_output_with_a_wrong_rank_recorded() -> None:
+    """As exporters write it; the network and what passes make of it load, with the shape that is true."""
+    target = constant("shape", np.array([2, 3, 2]), "int64")
+    reshaped = helper.make_node("Reshape", ["x", "shape"], ["y"])
+    network = networks.model([reshaped], [value("x", [2, 6])], [value("y", [1, "q"])], [target])
+    model = dlcomp.load(network)
+    assert model.signature.outputs[0].shape == (2, 3, 2)
+    x = np.arange(12, dtype="float32").reshape(2, 6)
+    np.testing.assert_array_equal(model.compile().run({"x": x})["y"], x.reshape(2, 3, 2))

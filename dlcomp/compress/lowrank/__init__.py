@@ -15,7 +15,8 @@ from dlcomp.compress.lowrank.choose import Candidate, all_ranks, allocate, by_en
 from dlcomp.compress.lowrank.moments import moments_of
 from dlcomp.compress.lowrank.plus_sparse import LowRankSparse
 from dlcomp.compress.lowrank.speed import chain_cycles, dense_cycles, is_known
-from dlcomp.compress.lowrank.subject import Subject, recurrent_layers, subject_of
+from dlcomp.compress.lowrank.states import state_subjects, write_states
+from dlcomp.compress.lowrank.subject import Subject, name_states, recurrent_layers, subject_of
 from dlcomp.compress.lowrank.write import write
 from dlcomp.compress.network import Network
 from dlcomp.errors import ModelError, UsageError
@@ -32,11 +33,12 @@ _BUDGETS = ("macs", "parameters")
 
 @dataclass(frozen=True)
 class LowRank:
-    """Dense layers, convolutions and the input products of recurrent layers as chains of smaller ones.
+    """Dense layers, convolutions and the products of recurrent layers as chains of smaller ones.
 
     Grouped and depthwise convolutions, and weights that several layers read, stay as they are, and so does a
     layer whose chain would take no fewer MACs. With a budget of MACs a convolution of several taps stays too
     where no chain is faster, by the estimates of the kernels that either would get. Ranks are multiples of 8.
+    What recurrent layers multiply their states with is called ``NAME_states``.
 
     Attributes
     ----------
@@ -59,6 +61,9 @@ class LowRank:
         The target that chains are to be faster on; a budget of ``parameters`` does not ask.
     data : bool
         Whether inputs are observed; without them errors are those of the weights.
+    states : bool
+        Whether the products of recurrent layers with their states are factored too, or those with their
+        inputs alone.
     keep : tuple of str
         Regular expressions: layers whose name one is found in stay as they are.
 
@@ -76,6 +81,7 @@ class LowRank:
     of: str = "macs"
     processor: str = "host"
     data: bool = True
+    states: bool = True
     keep: tuple[str, ...] = ()
     targets: Mapping[str, float] | None = None
     name: str = "lowrank"
@@ -124,14 +130,12 @@ class LowRank:
         for subject, candidate in zip(subjects, chosen, strict=True):
             if candidate is None:
                 continue
-            stages, weight = candidate.stages(subject)
-            write(network, subject, stages, weight)
             account[subject.title] = {
                 "method": candidate.method,
                 "ranks": list(candidate.ranks),
-                "parameters": [subject.weight.size, candidate.parameters],
+                "parameters": [subject.size, candidate.parameters],
                 "macs": [subject.own_macs, candidate.macs],
-                "error": round(subject.loss(subject.matrix - weight), 9),
+                "error": round(_written(network, subject, candidate), 9),
             }
             if is_known(subject):
                 pair = (
@@ -143,6 +147,7 @@ class LowRank:
         return {"layers": len(account), **_totals(subjects, chosen), **kept, "by_layer": account}
 
     def _subjects(self, network: Network, data: Calibration | None) -> list[Subject]:
+        name_states(network)
         layers = [*layers_of(network), *recurrent_layers(network)]
         layers = [layer for layer in layers if not matches(layer.node, self.keep)]
         moments = {} if data is None else moments_of(network, layers, data)
@@ -151,7 +156,8 @@ class LowRank:
         graph.value_info.extend(value for value in network.proto.graph.value_info)
         shapes = static_shapes(graph)
         found = [subject_of(network, layer, moments.get(layer.node.output[0]), shapes) for layer in layers]
-        return [subject for subject in found if subject is not None]
+        states = state_subjects(network, data, shapes, self.keep) if self.states else []
+        return [subject for subject in (*found, *states) if subject is not None]
 
     def _chosen(self, subjects: Sequence[Subject]) -> tuple[list[Candidate | None], list[str]]:
         """One candidate or none for each layer, and the names of those that no candidate makes faster."""
@@ -186,12 +192,21 @@ class LowRank:
         return [one for one in options if chain_cycles(subject, one.shapes(subject), target) < whole]
 
 
+def _written(network: Network, subject: Subject, candidate: Candidate) -> float:
+    """Put ``candidate`` in the place of the layer; its error."""
+    if subject.parts:
+        return write_states(network, subject, candidate)
+    stages, weight = candidate.stages(subject)
+    write(network, subject, stages, weight)
+    return subject.loss(subject.matrix - weight)
+
+
 def _totals(subjects: Sequence[Subject], chosen: Sequence[Candidate | None]) -> dict[str, list[int]]:
     """Parameters and MACs of all layers that may be factored, before and after."""
     pairs = list(zip(subjects, chosen, strict=True))
-    parameters = [s.weight.size for s in subjects]
+    parameters = [s.size for s in subjects]
     macs = [s.own_macs for s in subjects]
     return {
-        "parameters": [int(np.sum(parameters)), sum(c.parameters if c else s.weight.size for s, c in pairs)],
+        "parameters": [int(np.sum(parameters)), sum(c.parameters if c else s.size for s, c in pairs)],
         "macs": [int(np.sum(macs)), sum(c.macs if c else s.own_macs for s, c in pairs)],
     }

@@ -136,7 +136,7 @@ def allocate(
 
     def cost(subject: Subject, candidate: Candidate | None) -> int:
         if of == "parameters":
-            return subject.weight.size if candidate is None else candidate.parameters
+            return subject.size if candidate is None else candidate.parameters
         return subject.own_macs if candidate is None else candidate.macs
 
     def error(candidate: Candidate | None) -> float:
@@ -174,7 +174,13 @@ def allocate(
 
 @functools.lru_cache(maxsize=4)
 def _spectra(subject: Subject, method: str) -> list[np.ndarray]:
-    """Singular values of each unfolding; of the whole matrix in the metric of the inputs."""
+    """Singular values of each unfolding; of the whole matrix in the metric of the inputs.
+
+    What all parts of a layer lose at the same rank is lost together.
+    """
+    if subject.parts:
+        squares = [_spectra(part, method)[0] ** 2 for part in subject.parts]
+        return [np.sqrt(np.sum(squares, axis=0))]
     matrices = unfoldings(subject, method)
     metrics = [subject.metric if method == "whitened" else None] * len(matrices)
     return [spectrum(matrix, metric) for matrix, metric in zip(matrices, metrics, strict=True)]
@@ -189,7 +195,7 @@ def _candidate(subject: Subject, method: str, ranks: tuple[int, ...]) -> Candida
     macs = subject.macs(shapes)
     if macs >= subject.own_macs:
         return None
-    parameters = sum(math.prod(kernel) for kernel, _ in shapes)
+    parameters = subject.copies * sum(math.prod(kernel) for kernel, _ in shapes)
     if method in ("svd", "whitened"):
         # Eckart and Young: what is dropped is the error.
         squares = _spectra(subject, method)[0] ** 2

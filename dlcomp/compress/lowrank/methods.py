@@ -178,7 +178,9 @@ def full_ranks(subject: Subject, method: str) -> tuple[int, ...]:
 
 
 def noise_ranks(subject: Subject, method: str) -> tuple[int, ...]:
-    """What EVBMF keeps of each unfolding."""
+    """What EVBMF keeps of each unfolding, of parts the most."""
+    if subject.parts:
+        return max(noise_ranks(part, method) for part in subject.parts)
     found = unfoldings(subject, method)
     return tuple(evbmf_rank(spectrum(matrix, None), *matrix.shape) for matrix in found)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dlcomp.compress.data import Calibration
-from dlcomp.compress.layers import check_expressions, check_names, layers_of, matches
+from dlcomp.compress.layers import Layer, check_expressions, check_names, layers_of, matches
 from dlcomp.compress.lowrank.methods import by_matrix, chain
 from dlcomp.compress.lowrank.mixture import Mixture, mixtures
 from dlcomp.compress.lowrank.moments import moments_of
@@ -121,20 +121,7 @@ class LowRankSparse:
 
     def _subjects(self, network: Network, data: Calibration) -> tuple[list[Subject], dict[str, str]]:
         """The layers that may be written as a sum, and why others may not."""
-        layers = list(layers_of(network))
-        whole = {layer.name: "kept" for layer in layers if matches(layer.node, self.keep)}
-        rows = Pattern.parse(self.pattern).rows
-        chosen = []
-        for layer in (one for one in layers if one.name not in whole):
-            found = subject_of(network, layer, None, {})
-            if found is None:
-                whole[layer.name] = "grouped, shared, or no single matrix"
-            elif len(found.matrix) < rows:
-                whole[layer.name] = f"{len(found.matrix)} outputs are less than {rows}"
-            elif found.matrix.size < self.smallest and layer.name not in (self.targets or ()):
-                whole[layer.name] = f"{found.matrix.size} weights are less than {self.smallest}"
-            else:
-                chosen.append(layer)
+        chosen, whole = candidates(network, self)
         if not chosen:
             why = "; ".join(f"{name}: {reason}" for name, reason in list(whole.items())[:3])
             raise ModelError(
@@ -161,6 +148,25 @@ class LowRankSparse:
             metric = found.metric + self.damping * mean * np.eye(len(found.metric))
             subjects.append(replace(found, metric=metric))
         return subjects, whole
+
+
+def candidates(network: Network, pass_: LowRankSparse) -> tuple[list[Layer], dict[str, str]]:
+    """The layers that ``pass_`` could write as a sum, and why it could not the others."""
+    layers = list(layers_of(network))
+    whole = {layer.name: "kept" for layer in layers if matches(layer.node, pass_.keep)}
+    rows = Pattern.parse(pass_.pattern).rows
+    chosen = []
+    for layer in (one for one in layers if one.name not in whole):
+        found = subject_of(network, layer, None, {})
+        if found is None:
+            whole[layer.name] = "grouped, shared, or no single matrix"
+        elif len(found.matrix) < rows:
+            whole[layer.name] = f"{len(found.matrix)} outputs are less than {rows}"
+        elif found.matrix.size < pass_.smallest and layer.name not in (pass_.targets or ()):
+            whole[layer.name] = f"{found.matrix.size} weights are less than {pass_.smallest}"
+        else:
+            chosen.append(layer)
+    return chosen, whole
 
 
 def _replaced(network: Network, subject: Subject, mixture: Mixture) -> dict[str, Any]:

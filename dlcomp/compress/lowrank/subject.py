@@ -50,6 +50,9 @@ class Subject:
         Sizes of the image that it reads and makes; ``()`` of a dense layer.
     rows : int
         How often the layer is computed: the batch, and for a dense layer all axes but the last.
+    parts : tuple of Subject
+        Of a layer with a matrix for each direction: those, which get the same rank; then ``weight`` is the
+        first one's, and ``rows`` counts them all.
     """
 
     layer: Layer
@@ -59,10 +62,21 @@ class Subject:
     before: tuple[int, ...]
     after: tuple[int, ...]
     rows: int
+    parts: tuple[Subject, ...] = ()
 
     @property
     def title(self) -> str:
-        return str(self.layer.node.name or self.layer.node.output[0])
+        return self.layer.name
+
+    @property
+    def copies(self) -> int:
+        """How many matrices of these shapes there are."""
+        return max(1, len(self.parts))
+
+    @property
+    def size(self) -> int:
+        """Weights of all of them."""
+        return self.weight.size * self.copies
 
     @property
     def matrix(self) -> np.ndarray:
@@ -96,7 +110,11 @@ class Subject:
 
     def loss(self, change: np.ndarray) -> float:
         """The error of a ``change`` (O, I * K...) of the weight, over what the weight itself makes."""
-        return _square(change, self.metric) / (_square(self.matrix, self.metric) or 1.0)
+        return self.energy(change) / (self.energy(self.matrix) or 1.0)
+
+    def energy(self, matrix: np.ndarray) -> float:
+        """The mean square of what a ``matrix`` (O, I * K...) makes of the inputs, over all outputs."""
+        return _square(matrix, self.metric)
 
     def plain(self) -> Subject:
         """The same with all errors alike."""
@@ -122,14 +140,18 @@ def subject_of(
         before, after = read[2:], made[2:]
     # Of images of unknown size each position counts once.
     rows = math.prod(read[:1] if convolution else read[:-1]) if read else 1
-    metric = mean = None
-    if moments is not None:
-        centred = has_bias(layer)
-        metric = moments.covariance if centred else moments.second
-        metric = metric + _DAMPING * (np.trace(metric) / len(metric) or 1.0) * np.eye(len(metric))
-        mean = moments.mean if centred else None
+    metric, mean = metric_of(moments, has_bias(layer))
     shaped = weight if convolution else np.ascontiguousarray(matrix)
     return Subject(layer, shaped, metric, mean, tuple(before), tuple(after), max(1, rows))
+
+
+def metric_of(moments: Moments | None, centred: bool) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """What errors are measured by; and, ``centred``, the mean of the inputs, which a bias takes care of."""
+    if moments is None:
+        return None, None
+    metric = moments.covariance if centred else moments.second
+    metric = metric + _DAMPING * (np.trace(metric) / len(metric) or 1.0) * np.eye(len(metric))
+    return metric, moments.mean if centred else None
 
 
 def recurrent_layers(network: Network) -> list[Layer]:
@@ -142,6 +164,13 @@ def recurrent_layers(network: Network) -> list[Layer]:
         and node.input[0] not in network.weights
         and network.weights[node.input[1]].dtype == "float32"
     ]
+
+
+def name_states(network: Network) -> None:
+    """Give what recurrent layers make a name where nothing reads it: layers are told apart by it."""
+    for node in network.nodes:
+        if node.op_type in RECURRENT and not node.output[0]:
+            node.output[0] = network.name("states")
 
 
 def strides_of(subject: Subject) -> dict[str, list[int]]:

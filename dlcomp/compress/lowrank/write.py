@@ -112,10 +112,7 @@ def _product(
 
 
 def _recurrent(network: Network, subject: Subject, stages: Sequence[Stage]) -> list[onnx.NodeProto]:
-    """A product before the layer, whose own weight becomes the other factor.
-
-    ONNX has no recurrent layer with a factored state, so R stays whole.
-    """
+    """A product before the layer, whose own weight becomes the other factor."""
     first, second = stages
     node = onnx.NodeProto()
     node.CopyFrom(subject.layer.node)

@@ -11,7 +11,7 @@ from dlcomp.compress.channels import PruneChannels
 from dlcomp.compress.channels.cells import cells_of
 from dlcomp.compress.channels.trace import trace
 from dlcomp.compress.layers import exactly, layers_of, matches
-from dlcomp.compress.lowrank import LowRank
+from dlcomp.compress.lowrank import LowRank, LowRankSparse, plus_sparse
 from dlcomp.compress.lowrank.moments import as_matrix
 from dlcomp.compress.lowrank.subject import recurrent_layers
 from dlcomp.compress.network import Network
@@ -20,7 +20,7 @@ from dlcomp.compress.quantize.plan import plan
 from dlcomp.compress.sparsify import Sparsify, candidates
 from dlcomp.errors import UsageError
 
-# Shares of a layer's weights that go, of its MACs that stay, and of its channels that stay.
+# Shares of a layer's weights that go, of its MACs or bytes that stay, and of its channels that stay.
 _ZEROS = (0.3, 0.5, 0.7, 0.8, 0.9)
 _RANKS = (0.8, 0.65, 0.5, 0.35, 0.25)
 _WIDTHS = (0.875, 0.75, 0.5, 0.25)
@@ -82,7 +82,8 @@ def family(pass_: Pass, network: Network, goal: str) -> Family:
             return make(pass_, network, goal)
     raise UsageError(
         f"the pass {pass_.name} has nothing to choose for each layer",
-        hint="a budget is for quantize, sparsify, lowrank and channels; run it as a pass of its own",
+        hint="a budget is for quantize, sparsify, lowrank, lowrank_sparse and channels; "
+        "run it as a pass of its own",
     )
 
 
@@ -140,6 +141,18 @@ def _lowrank(pass_: Any, network: Network, goal: str) -> Family:
     return Family({name: levels for name in dict.fromkeys(names)}, of)
 
 
+def _lowrank_sparse(pass_: Any, network: Network, goal: str) -> Family:
+    """Layers of which either alone is as good have no level that changes them."""
+    levels = [Level(f"{100 * share:.0f} % of its bytes", share) for share in _RANKS]
+    names = [layer.name for layer in plus_sparse.candidates(network, pass_)[0]]
+
+    def of(choice: Choice) -> Pass:
+        made: Pass = replace(pass_, targets={name: level.value for name, level in choice.items()})
+        return made
+
+    return Family({name: levels for name in dict.fromkeys(names)}, of)
+
+
 def _channels(pass_: Any, network: Network, goal: str) -> Family:
     levels: dict[str, list[Level]] = {}
     for cell in cells_of(trace(network), pass_.keep):
@@ -160,5 +173,6 @@ _FAMILIES: Mapping[type, Callable[[Any, Network, str], Family]] = {
     Quantize: _quantize,
     Sparsify: _sparsify,
     LowRank: _lowrank,
+    LowRankSparse: _lowrank_sparse,
     PruneChannels: _channels,
 }

@@ -2,7 +2,8 @@
 
 The recurrence stays one expression in the graph, ``call_pure_packed("dlcomp.recurrence", projected inputs,
 recurrent weight, first states, [first cells], [bias inside the reset], text)``, whose text has the fields of
-``schedules.workload.Recurrence``; ``graph.recurrence`` gives it a kernel.
+``schedules.workload.Recurrence``; ``graph.recurrence`` gives it a kernel. A recurrent weight that is the
+product of two stored ones is both of them, where the state is multiplied once by the whole of it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class _Layer:
 
     def convert(self) -> Any:
         states = (self.directions, self.batch, self.hidden)
-        arguments = [self._projected(), self.operands[2], self._first(5, states)]
+        weights = self._factors() or [self.operands[2]]
+        arguments = [self._projected(), *weights, self._first(5, states)]
         types = [relax.TensorType((self.steps, *states), "float32"), relax.TensorType(states, "float32")]
         if self.kind == "LSTM":
             arguments.append(self._first(6, states))
@@ -72,6 +74,7 @@ class _Layer:
             "backward": self.direction == "reverse",
             "reset_after": self.reset_after,
             "activations": ",".join(self.activations),
+            "rank": shape_of(weights[0])[2] if len(weights) > 1 else 0,
         }
         returned = relax.TupleType(types)
         call = relax.call_pure_packed(
@@ -81,6 +84,22 @@ class _Layer:
         y, *last = [self.emit(result[place]) for place in range(len(types))]
         outputs = [self._ordered(y, [2, 0, 1, 3]), *(self._ordered(state, [1, 0, 2]) for state in last)]
         return relax.Tuple([self.emit(output) for output in outputs])
+
+    def _factors(self) -> list[Any]:
+        """The two stored weights (directions, gates * hidden, rank) and (directions, rank, hidden), or none.
+
+        A GRU that resets its state before the product multiplies two different ones.
+        """
+        product = self.operands[2]
+        if isinstance(product, relax.Var):
+            product = self.builder.lookup_binding(product)
+        if not isinstance(product, relax.Call) or product.op.name != "relax.matmul":
+            return []
+        if self.kind == "GRU" and not self.reset_after:
+            return []
+        factors = list(product.args)
+        stored = all(constant_of(factor) is not None and len(shape_of(factor)) == 3 for factor in factors)
+        return factors if stored else []
 
     def _ordered(self, value: Any, order: list[int]) -> Any:
         return relax.op.permute_dims(value, order) if self.batch_first else value
