@@ -19,6 +19,7 @@ from dlcomp.schedules.anchor import Anchor
 from dlcomp.schedules.cpu.emit import Expr, Stmt, const, dynamic_loop, seq, vload
 from dlcomp.schedules.cpu.tile import (
     Accumulators,
+    by_block,
     bytes_a_cycle,
     independent_sums,
     lanes_of,
@@ -135,14 +136,11 @@ def tile(
         lambda j, offset, column, size: vload(operands.values, [j, const(column)], size),
         lambda j, offset, row: scalar(row, offset),
     )
-    blocks, tail = -(-outputs // width), outputs - (-(-outputs // width) - 1) * width
 
     def store(columns: int) -> Stmt:
         return write_rows(anchor, parts[0], columns, lanes, lead, block * width)
 
-    stores = store(tail) if blocks == 1 else store(width)
-    if blocks > 1 and tail != width:
-        stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
+    stores = by_block(block, outputs, width, store)
     where = tirx.Bind(block, tirx.BufferLoad(operands.index, [place]).astype("int64"))
     return seq([*(acc.alloc() for acc in parts), where, *body, stores])
 

@@ -19,6 +19,7 @@ from dlcomp.schedules.cpu.arithmetic import arithmetic_of, narrowest
 from dlcomp.schedules.cpu.emit import Expr, Stmt, const, dynamic_loop, loop, seq
 from dlcomp.schedules.cpu.tile import (
     Accumulators,
+    by_block,
     bytes_a_cycle,
     call_rows,
     lanes_of,
@@ -137,7 +138,6 @@ def _line(anchor: Anchor, wl: Conv2d, knobs: Knobs, lanes: int, block: Expr, lin
     width, arithmetic = knobs["width"], arithmetic_of(wl.arithmetic)
     words = wl.ci // arithmetic.group
     blocks = -(-wl.co // width)
-    tail = wl.co - (blocks - 1) * width
     data, packed = anchor.inputs
     n, oy = line // wl.oh, line % wl.oh
     group, column = block // blocks, block % blocks
@@ -194,9 +194,7 @@ def _line(anchor: Anchor, wl: Conv2d, knobs: Knobs, lanes: int, block: Expr, lin
             first = group * wl.co + column * width
             return write_rows(anchor, acc, channels, lanes, lambda r: [n, oy, start + r], first)
 
-        stores = store(width) if blocks > 1 or tail == width else store(tail)
-        if blocks > 1 and tail != width:
-            stores = tirx.IfThenElse(column == blocks - 1, store(tail), stores)
+        stores = by_block(column, wl.co, width, store)
         zero = acc.clear(lanes, arithmetic.zero)
         return seq([acc.alloc(), zero, _kernel_rows(wl, oy, taps), stores])
 

@@ -19,6 +19,7 @@ from dlcomp.schedules.cpu.arithmetic import arithmetic_of, narrowest
 from dlcomp.schedules.cpu.emit import Expr, Stmt, const, loop, prefetch, seq, vload
 from dlcomp.schedules.cpu.tile import (
     Accumulators,
+    by_block,
     bytes_a_cycle,
     lanes_of,
     multiply_accumulate,
@@ -128,7 +129,6 @@ class PackedGemm(Template):
         arithmetic = arithmetic_of(workload.arithmetic)
         data, packed = anchor.inputs
         blocks, tiles = -(-workload.n // width), -(-workload.m // rows)
-        tail = workload.n - (blocks - 1) * width
         chunks = -(-tiles // knobs["chunk"])
         per_chunk = -(-tiles // chunks)
         steps = workload.k // arithmetic.group
@@ -164,9 +164,7 @@ class PackedGemm(Template):
                     block * width,
                 )
 
-            stores = store(tail) if blocks == 1 else store(width)
-            if blocks > 1 and tail != width:
-                stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
+            stores = by_block(block, workload.n, width, store)
             zero = acc.clear(lanes, arithmetic.zero)
             return seq([acc.alloc(), zero, loop("k", steps, step), stores])
 

@@ -23,6 +23,7 @@ from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, loop, scratch, s
 from dlcomp.schedules.cpu.gemm import colliding, unflatten
 from dlcomp.schedules.cpu.tile import (
     Accumulators,
+    by_block,
     bytes_a_cycle,
     lanes_of,
     multiply_accumulate,
@@ -147,7 +148,6 @@ class CodedGemm(Template):
         rows, width, chunk, lanes = knobs["rows"], knobs["width"], knobs["chunk"], lanes_of(target)
         data, codes, scales = _operands(anchor, coding_of(workload.arithmetic))
         blocks, tiles = -(-workload.n // width), -(-workload.m // rows)
-        tail = workload.n - (blocks - 1) * width
         lead_shape = [int(d) for d in anchor.output.shape[:-1]]
         coding = coding_of(workload.arithmetic)
         kind = shared_weights.SharedPanel if isinstance(coding, Codebook) else coded_weights.Panel
@@ -172,9 +172,7 @@ class CodedGemm(Template):
             def store(columns: int) -> Stmt:
                 return write_rows(anchor, total, columns, lanes, lead, block * width)
 
-            stores = store(tail) if blocks == 1 else store(width)
-            if blocks > 1 and tail != width:
-                stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
+            stores = by_block(block, workload.n, width, store)
             if floats is None:
                 sums = panel.multiply(total, block, scalar)
             else:

@@ -18,6 +18,7 @@ from dlcomp.schedules.cpu.emit import Expr, Stmt, alloc, const, loop, scratch, s
 from dlcomp.schedules.cpu.gemm import PackedGemm
 from dlcomp.schedules.cpu.tile import (
     Accumulators,
+    by_block,
     bytes_a_cycle,
     lanes_of,
     multiply_accumulate,
@@ -155,7 +156,6 @@ def _patches_product(
         return loop("row", rows, of_row)
 
     blocks = -(-wl.co // width)
-    tail = wl.co - (blocks - 1) * width
     float32 = arithmetic_of("float32")
 
     def product(block: Expr, tile: Expr) -> Stmt:
@@ -177,9 +177,7 @@ def _patches_product(
 
             return write_rows(anchor, acc, columns, lanes, place, block * width)
 
-        stores = store(tail) if blocks == 1 else store(width)
-        if blocks > 1 and tail != width:
-            stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
+        stores = by_block(block, wl.co, width, store)
         return seq([acc.alloc(), acc.clear(lanes, float32.zero), loop("k", depth, step), stores])
 
     products = loop("block", blocks, lambda b: loop("tile", tiles, lambda t: product(b, t)))

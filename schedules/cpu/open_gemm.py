@@ -17,6 +17,7 @@ from dlcomp.schedules.cpu.open_runs import open_index, runs, shared
 from dlcomp.schedules.cpu.open_small import is_large
 from dlcomp.schedules.cpu.tile import (
     Accumulators,
+    by_block,
     lanes_of,
     multiply_accumulate,
     tile_cycles,
@@ -69,7 +70,6 @@ class OpenGemm(PackedGemm):
         steps = workload.k // arithmetic.group
         data, packed = anchor.inputs
         blocks = -(-workload.n // width)
-        tail = workload.n - (blocks - 1) * width
         lead = list(anchor.output.shape[:-1])
         m = tirx.Var("m", "int64")
 
@@ -93,9 +93,7 @@ class OpenGemm(PackedGemm):
                     anchor, acc, valid, lanes, lambda r: open_index(first + r, lead), block * width
                 )
 
-            stores = store(tail if blocks == 1 else width)
-            if blocks > 1 and tail != width:
-                stores = tirx.IfThenElse(block == blocks - 1, store(tail), stores)
+            stores = by_block(block, workload.n, width, store)
             zero = acc.clear(lanes, arithmetic.zero)
             return seq([*bound, acc.alloc(), zero, loop("k", steps, step), stores])
 

@@ -26,6 +26,7 @@ from dlcomp.schedules.cpu.open_gemm import heights
 from dlcomp.schedules.cpu.open_runs import runs, shared
 from dlcomp.schedules.cpu.tile import (
     Accumulators,
+    by_block,
     lanes_of,
     multiply_accumulate,
     pieces,
@@ -89,7 +90,6 @@ class OpenConv2d(DirectConv2d):
         words = wl.ci // arithmetic.group
         data, packed = anchor.inputs
         blocks = -(-wl.co // width)
-        tail = wl.co - (blocks - 1) * width
         images, height, line = anchor.output.shape[:3]
 
         def task(index: Expr) -> Stmt:
@@ -132,9 +132,7 @@ class OpenConv2d(DirectConv2d):
                     first = group * wl.co + column * width
                     return write_rows(anchor, acc, channels, lanes, lambda r: [n, oy, start + r], first)
 
-                stores = store(tail if blocks == 1 else width)
-                if blocks > 1 and tail != width:
-                    stores = tirx.IfThenElse(column == blocks - 1, store(tail), stores)
+                stores = by_block(column, wl.co, width, store)
                 zero = acc.clear(lanes, arithmetic.zero)
                 return seq([acc.alloc(), zero, loop("ky", wl.kh, row), stores])
 

@@ -31,7 +31,14 @@ from dlcomp.schedules.cpu.emit import (
     vstore,
 )
 from dlcomp.schedules.cpu.recurrence_blocking import Blocking, passes, short_width
-from dlcomp.schedules.cpu.tile import Accumulators, independent_sums, lanes_of, multiply_accumulate, pieces
+from dlcomp.schedules.cpu.tile import (
+    Accumulators,
+    by_block,
+    independent_sums,
+    lanes_of,
+    multiply_accumulate,
+    pieces,
+)
 from dlcomp.schedules.parallel import parallel_kind
 from dlcomp.schedules.workload import ANNOTATION, KNOBS, Recurrence, to_text
 from dlcomp.target import Target
@@ -79,7 +86,6 @@ class _Kernel:
         self.layer, self.lanes = layer, lanes_of(target)
         self.rows, self.width = blocks.rows, blocks.width
         self.blocks = -(-layer.hidden // self.width)
-        self.tail = layer.hidden - (self.blocks - 1) * self.width
         # What is open is a variable of the function, bound by the shape of its operands.
         self.steps: Any = layer.steps or tirx.Var("steps", "int64")
         self.batch: Any = layer.batch or tirx.Var("batch", "int64")
@@ -375,22 +381,14 @@ class _Kernel:
                 [
                     acc.alloc(),
                     *([alloc(sums)] if sums is not None else []),
-                    self._by_tail(index, begin),
+                    by_block(index, self.layer.hidden, self.width, begin),
                     loop("k", self.columns, step),
                     *spilled,
-                    self._by_tail(index, end),
+                    by_block(index, self.layer.hidden, self.width, end),
                 ]
             )
 
         return loop("block", self.blocks, there_and_back if self.blocks > 1 else block, self.inner)
-
-    def _by_tail(self, index: Expr, write: Callable[[int], Stmt]) -> Stmt:
-        """``write`` for a whole block, and for the last one if that is narrower."""
-        if self.tail == self.width:
-            return write(self.width)
-        if self.blocks == 1:
-            return write(self.tail)
-        return tirx.IfThenElse(index == self.blocks - 1, write(self.tail), write(self.width))
 
     # -- equations -------------------------------------------------------------------------------------------
 

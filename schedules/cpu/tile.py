@@ -155,6 +155,14 @@ def write_row(
     return write_back(anchor, lambda offset: acc.at(row, offset), width, lanes, lead, column)
 
 
+def by_block(block: Expr, columns: int, width: int, write: Callable[[int], Stmt]) -> Stmt:
+    """``write(count)`` for the block of ``width`` out of ``columns``; the last one may have fewer."""
+    full, tail = divmod(columns, width)
+    if not full or not tail:
+        return write(width if full else tail)
+    return tirx.IfThenElse(block == full, write(tail), write(width))
+
+
 def write_rows(
     anchor: Anchor,
     acc: Accumulators,

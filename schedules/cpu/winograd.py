@@ -32,6 +32,7 @@ from dlcomp.schedules.cpu.emit import (
 )
 from dlcomp.schedules.cpu.tile import (
     Accumulators,
+    by_block,
     bytes_a_cycle,
     call_rows,
     lanes_of,
@@ -178,13 +179,10 @@ class _Task:
     def statement(self) -> Stmt:
         wl = self.wl
         blocks = -(-wl.co // self.width)
-        tail = wl.co - (blocks - 1) * self.width
 
         def block(b: Expr) -> Stmt:
             product = loop("p", self.positions, lambda p: self.product(b, p))
-            back = self.back(b, self.width if blocks > 1 else tail)
-            if blocks > 1 and tail != self.width:
-                back = tirx.IfThenElse(b == blocks - 1, self.back(b, tail), back)
+            back = by_block(b, wl.co, self.width, lambda columns: self.back(b, columns))
             return seq([product, back])
 
         return seq([alloc(self.values), alloc(self.sums), self.forth(), loop("block", blocks, block)])
