@@ -77,18 +77,25 @@ def _saturated(builder: relax.BlockBuilder, clip: Any, kind: str, bound: Bound) 
             return te.compute(x.shape, at, name="saturate")
 
         return builder.call_te(define, clip.args[0], primfunc_name_hint="saturate")
-    source, low, high = _tightened(source, low - zero, high - zero, bound)
+    source, least, most = _tightened(source, low - zero, high - zero, bound)
+    # Zero points are operands, so that layers which differ in nothing else have one kernel.
+    shared = (least, most) == (low - zero, high - zero) and zero != 0
 
-    def nearest(x: Any) -> Any:
+    def nearest(x: Any, *zeros: Any) -> Any:
         def at(*i: Any) -> Any:
-            within = tirx.min(tirx.max(x(*i), tirx.const(low, "float32")), tirx.const(high, "float32"))
+            edges = [tirx.const(edge, "float32") for edge in ((low, high) if shared else (least, most))]
+            added = zeros[0](0) if zeros else tirx.const(float(zero), "float32")
+            if shared:
+                edges = [edge - added for edge in edges]
+            within = tirx.min(tirx.max(x(*i), edges[0]), edges[1])
             # Behind the sum with it a float32 has no fraction, and the whole number in its last bits.
             bits = tirx.call_intrin("int32", "tirx.reinterpret", within + tirx.const(1.5 * 2**23, "float32"))
-            return tirx.Cast(kind, bits + tirx.const(zero, "int32") if zero else bits)
+            return tirx.Cast(kind, bits + tirx.Cast("int32", added) if zero else bits)
 
         return te.compute(x.shape, at, name="saturate")
 
-    return builder.call_te(nearest, source, primfunc_name_hint="saturate")
+    zeros = [constant(np.array([zero], np.float32))] if shared else []
+    return builder.call_te(nearest, source, *zeros, primfunc_name_hint="saturate")
 
 
 def _before_rounding(value: Any, bound: Bound) -> tuple[Any, int]:
