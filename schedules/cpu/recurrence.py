@@ -30,15 +30,9 @@ from dlcomp.schedules.cpu.emit import (
     vload,
     vstore,
 )
-from dlcomp.schedules.cpu.recurrence_blocking import Blocking, passes, short_width
-from dlcomp.schedules.cpu.tile import (
-    Accumulators,
-    by_block,
-    independent_sums,
-    lanes_of,
-    multiply_accumulate,
-    pieces,
-)
+from dlcomp.schedules.cpu.recurrence_blocking import Blocking, passes
+from dlcomp.schedules.cpu.recurrence_short import Short
+from dlcomp.schedules.cpu.tile import Accumulators, by_block, lanes_of, multiply_accumulate, pieces
 from dlcomp.schedules.parallel import parallel_kind
 from dlcomp.schedules.workload import ANNOTATION, KNOBS, Recurrence, to_text
 from dlcomp.target import Target
@@ -98,10 +92,7 @@ class _Kernel:
         self.functions = [ACTIVATIONS[name] for name in layer.activations.split(",")]
         # What the gates multiply: the state, or what is left of it.
         self.columns = layer.rank or layer.hidden
-        self.short_width = short_width(layer, self.rows, target) if layer.rank else 0
-        self.short_blocks = -(-layer.rank // self.short_width) if layer.rank else 0
-        vectors = len(pieces(self.short_width, self.lanes))
-        self.sums_of_short = max(1, independent_sums(target) // max(1, self.rows * vectors))
+        self.short = Short(layer, self.rows, target) if layer.rank else None
         self._declare()
 
     def _declare(self) -> None:
@@ -116,7 +107,6 @@ class _Kernel:
             buffer(f"w{i}", layer.directions, self.blocks, self.columns, len(group) * self.width)
             for i, group in enumerate(passes(layer))
         ]
-        self.right = buffer("right", layer.directions, self.short_blocks, layer.hidden, self.short_width)
         self.first = buffer("first", *states)
         self.first_cell = buffer("first_cell", *states)
         self.inside = buffer("inside", layer.directions, layer.hidden)
@@ -128,11 +118,10 @@ class _Kernel:
         self.new = scratch("new", (self.rows, layer.hidden))
         self.cell = scratch("cell", (self.rows, layer.hidden))
         self.held = scratch("held", (self.rows, layer.hidden))
-        self.short = scratch("short", (self.rows, self.short_blocks * self.short_width))
 
     def function(self) -> Any:
         lstm = self.layer.kind == "LSTM"
-        operands = [self.x, *self.weights, *([self.right] if self.layer.rank else []), self.first]
+        operands = [self.x, *self.weights, *([self.short.right] if self.short else []), self.first]
         operands += [self.first_cell] if lstm else []
         operands += [self.inside] if self.layer.reset_after else []
         results = [self.y, self.last, *([self.last_cell] if lstm else [])]
@@ -151,7 +140,7 @@ class _Kernel:
         statements = [alloc(self.state), alloc(self.new)]
         statements += [alloc(self.cell)] if lstm else []
         statements += [alloc(self.held)] if len(self.weights) > 1 else []
-        statements += [alloc(self.short)] if self.layer.rank else []
+        statements += [alloc(self.short.result)] if self.short else []
         statements.append(self._copied(self.first, [direction], first, self.state))
         if lstm:
             statements.append(self._copied(self.first_cell, [direction], first, self.cell))
@@ -211,54 +200,11 @@ class _Kernel:
 
         # The gate of a GRU inside the reset starts from its own bias, not from the inputs.
         starts = [None if self.layer.reset_after and g == 2 else g for g in gates]
-        shortened = [self._shortened(direction)] if self.layer.rank else []
-        source = self.short if self.layer.rank else self.state
+        short = self.short
+        shortened = [short.product(self.state, direction, self.inner)] if short else []
+        source = short.result if short else self.state
         whole = self._block_loop(0, starts, new, turn, seen, direction, first, source)
         return seq([*shortened, whole, self._copied(self.new, [], const(0), self.state)])
-
-    def _shortened(self, direction: Expr) -> Stmt:
-        """The state by the right factor of the weight; zeros behind the rank, which nothing reads."""
-        lanes, width, rows = self.lanes, self.short_width, self.rows
-        # A short row alone would wait for each of its sums: they are made of parts of the state side by side.
-        parts = min(self.sums_of_short, self.layer.hidden)
-        length, rest = divmod(self.layer.hidden, parts)
-
-        def block(index: Expr) -> Stmt:
-            acc = Accumulators(parts * rows, width)
-
-            def add(part: int, k: Expr) -> Stmt:
-                return multiply_accumulate(
-                    acc,
-                    range(part * rows, (part + 1) * rows),
-                    lanes,
-                    lambda offset, size: vload(self.right, [direction, index, k, const(offset)], size),
-                    lambda r: tirx.BufferLoad(self.state, [const(r - part * rows), k]),
-                )
-
-            def total(row: int, offset: int, size: int) -> Expr:
-                sums = [acc.load(part * rows + row, offset, size) for part in range(parts)]
-                while len(sums) > 1:
-                    sums = [a + b for a, b in zip(sums[::2], sums[1::2], strict=False)] + sums[
-                        len(sums) & ~1 :
-                    ]
-                return sums[0]
-
-            stored = [
-                vstore(self.short, total(r, o, s), [const(r), index * width + o], s)
-                for r in range(rows)
-                for o, s in pieces(width, lanes)
-            ]
-            return seq(
-                [
-                    acc.alloc(),
-                    acc.clear(lanes, tirx.const(0, "float32")),
-                    loop("k", length, lambda k: seq([add(part, k + part * length) for part in range(parts)])),
-                    *([loop("k", rest, lambda k: add(0, k + parts * length))] if rest else []),
-                    *stored,
-                ]
-            )
-
-        return loop("short", self.short_blocks, block, self.inner if self.short_blocks > 1 else "serial")
 
     def _gru_step(self, turn: Expr, direction: Expr, first: Expr) -> Stmt:
         """Update and reset, then the candidate from the state that was reset."""
