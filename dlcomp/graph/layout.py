@@ -41,8 +41,11 @@ def _cast(values: Values, binding: relax.MatchCast) -> Value:
     value = _visit(values, binding.value)
     if not isinstance(value, Stored):
         return values.builder.match_cast(value, ty)
-    dims = [ty.shape[d] for d in value.order]
-    moved = relax.TensorType(dims, str(ty.dtype.dtype))
+    kind = str(ty.dtype.dtype)
+    if ty.shape is None:
+        moved = relax.TensorType(None, kind, ndim=int(ty.ndim))
+    else:
+        moved = relax.TensorType([ty.shape[d] for d in value.order], kind)
     return Stored(values.builder.match_cast(value.expr, moved), value.order)
 
 

@@ -36,7 +36,9 @@ def either(shared: Any, alone: Any) -> Any:
     """One schedule out of two of a function: the first where its parameters are large, else the second."""
     first, second = shared.mod["main"], alone.mod["main"]
     condition = is_large([p for p in first.params if hasattr(p, "shape")])
-    if isinstance(condition, tirx.IntImm) or not shares(shared):
+    # TVM takes what both branches compute of sizes out of them, and cannot analyse it where it is a float, as
+    # the ratios of a resized image are.
+    if isinstance(condition, tirx.IntImm) or not shares(shared) or 'Cast("float' in str(first):
         return shared
     roots = [func.body.block for func in (first, second)]
     buffers: list[Any] = []

@@ -216,3 +216,24 @@ def test_cuts_at_the_length_of_another_input(first: str | None, last: str | None
     for n in (1, 2, 5, 30):
         for m in (1, 2, 4, 5, 6, 40):
             both.check(x=normal(n, 3), y=normal(m))
+
+
+def test_an_image_cut_to_the_height_of_another() -> None:
+    """The check that both are then of one height is made on images as convolutions keep them."""
+    nodes = [
+        node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+        node("Shape", ["y"], ["height"], start=2, end=3),
+        node("Slice", ["a", "zero", "height", "two"], ["cut"]),
+        node("Add", ["cut", "y"], ["z"]),
+        node("Conv", ["z", "v"], ["out"]),
+    ]
+    weights = [
+        weight("w", 8, 3, 3, 3), weight("v", 4, 8, 1, 1), constant("zero", [0], "int64"),
+        constant("two", [2], "int64"),
+    ]  # fmt: skip
+    inputs = [value("x", ["n", 3, "h", "width"]), value("y", ["n", 8, "g", "width"])]
+    both = Both(networks.model(nodes, inputs, [value("out", None)], weights))
+    for h, g in ((5, 5), (9, 4)):
+        both.check(x=normal(2, 3, h, 6), y=normal(2, 8, g, 6))
+    with pytest.raises(UsageError, match="cannot run on inputs of these sizes"):
+        both.artifact.run({"x": normal(2, 3, 4, 6), "y": normal(2, 8, 5, 6)})
