@@ -11,11 +11,12 @@ from tvm import te, tirx
 from dlcomp.schedules.anchor import Anchor
 from dlcomp.schedules.coding import is_coded
 from dlcomp.schedules.cpu.arithmetic import arithmetic_of, narrowest
-from dlcomp.schedules.cpu.emit import Expr, Stmt, const, loop, open_loop, seq, vload
+from dlcomp.schedules.cpu.emit import Expr, Stmt, const, dynamic_loop, loop, open_loop, seq, vload
 from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm, aligned
 from dlcomp.schedules.cpu.open_runs import open_index, runs, shared
 from dlcomp.schedules.cpu.open_small import is_large
 from dlcomp.schedules.cpu.tile import (
+    SHORT_EPILOGUE,
     Accumulators,
     by_block,
     lanes_of,
@@ -32,9 +33,13 @@ from dlcomp.target import Target
 _ROWS, _LENGTH = 1024, 64
 
 
-def heights(rows: int) -> list[int]:
-    """Rows of the tiles that there is code for: few rows, and what is left over, need lower ones."""
-    return sorted({rows, -(-2 * rows // 3), -(-rows // 3), 1})
+def heights(rows: int, operations: int = SHORT_EPILOGUE + 1) -> list[int]:
+    """Rows of the tiles that there is code for: few rows, and what is left over, need lower ones.
+
+    One more where the ``operations`` behind the sums, which each has a copy of, are few.
+    """
+    more = {-(-2 * rows // 3)} if operations <= SHORT_EPILOGUE else set()
+    return sorted({rows, -(-rows // 3), 1} | more)
 
 
 class OpenGemm(PackedGemm):
@@ -100,23 +105,30 @@ class OpenGemm(PackedGemm):
         # A chunk of rows is a task; every chunk passes over all weights.
         chunk = knobs["rows"] * max(1, min(8, target.l2_bytes // 4 // (knobs["rows"] * steps * 4)))
         count = tirx.floordiv(m + (chunk - 1), const(chunk))
+        # Few rows are one chunk, so the cores share the columns too.
+        per = -(-blocks // min(target.cores, blocks))
+        parts = -(-blocks // per)
 
         def task(index: Expr) -> Stmt:
-            begin = index * chunk
+            begin, first = (
+                tirx.floordiv(index, const(parts)) * chunk,
+                tirx.floormod(index, const(parts)) * per,
+            )
             extent = tirx.Var("extent", "int64")
             sized = tirx.Bind(extent, tirx.min(const(chunk), m - begin))
 
             def columns(block: Expr) -> Stmt:
                 return runs(
                     extent,
-                    heights(knobs["rows"]),
+                    heights(knobs["rows"], anchor.operations),
                     lambda rows: tile_cycles(rows, width, target),
                     lambda x, size: tile(begin + x, size, block),
                 )
 
-            return seq([sized, loop("block", blocks, columns)])
+            number = const(per) if blocks % parts == 0 else tirx.min(const(per), const(blocks) - first)
+            return seq([sized, dynamic_loop("block", first, number, columns)])
 
-        body = open_loop("task", count, task, shared(target))
+        body = open_loop("task", count * parts, task, shared(target))
         return anchor.schedule_of(seq([tirx.Bind(m, _product(lead)), body]))
 
 

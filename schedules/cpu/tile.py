@@ -33,7 +33,7 @@ _PART = 128
 # TVM takes what is not smaller than 1024 bytes from the runtime's pool.
 _ON_THE_STACK = 1020
 # Operations behind an operator that are written out for every row of its tile.
-_SHORT_EPILOGUE = 60
+SHORT_EPILOGUE = 60
 # Processors that execute a 512-bit instruction as two halves: there 256 bits take half the time.
 _HALF_WIDTH_UNITS = frozenset({"znver4"})
 
@@ -178,7 +178,7 @@ def write_rows(
     are a loop.
     """
     rows, stride = acc.rows, acc.width
-    if rows == 1 or anchor.operations <= _SHORT_EPILOGUE:
+    if rows == 1 or anchor.operations <= SHORT_EPILOGUE:
         return seq([write_row(anchor, acc, r, width, lanes, lead(r), column) for r in range(rows)])
     group = max(1, _ON_THE_STACK // (4 * stride))
     kept = local("kept", min(group, rows) * stride, acc.dtype)
