@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from dlcomp.frontend.inference import inferred
 from dlcomp.frontend.macs import Shapes, static_shapes
+from dlcomp.frontend.recurrent import GATES
 from dlcomp.frontend.stored import array_of
 
 # A larger result (of a ConstantOfShape, an Expand) would trade work for weights.
@@ -28,7 +29,6 @@ KEPT = frozenset(
     Scan
     """.split()
 )
-RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 # No larger than their operands, though of a size that depends on the values.
 _SHRINKING = frozenset({"NonZero", "Unique", "Compress"})
 
@@ -77,9 +77,9 @@ def factored_states(graph: onnx.GraphProto) -> frozenset[str]:
     ONNX has no recurrent layer with a factored state; a product before it says the same.
     """
     shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    read = {node.input[2] for node in graph.node if node.op_type in RECURRENT and len(node.input) > 2}
+    read = {node.input[2] for node in graph.node if node.op_type in GATES and len(node.input) > 2}
     for node in graph.node:
-        others = (name for n, name in enumerate(node.input) if n != 2 or node.op_type not in RECURRENT)
+        others = (name for n, name in enumerate(node.input) if n != 2 or node.op_type not in GATES)
         read -= set(others)
     read -= {value.name for value in graph.output}
     found = []

@@ -43,13 +43,13 @@ def build(workload: str, template: str, knobs: dict[str, int], target: Target, p
         raise Invalid(f"{template} does not take this workload")
     cases = [operands(sample) for sample in samples(wanted)]
     given, constant = cases[0]
-    for others, _ in cases[1:]:
-        others[1:] = given[1:] if constant else others[1:]
-    weights: list[Any] = []
-    for operand in given[1:] if constant else ():
-        packed: Any = chosen.pack(wanted, knobs, operand)
-        weights += packed if isinstance(packed, tuple) else [packed]
-    data = [others[:1] if constant else others for others, _ in cases]
+    data, weights = [others for others, _ in cases], list[Any]()
+    if constant:
+        # All samples read the weights of the first.
+        data = [others[:1] for others in data]
+        for operand in given[1:]:
+            packed: Any = chosen.pack(wanted, knobs, operand)
+            weights += packed if isinstance(packed, tuple) else [packed]
     tensors = [*_placeholders(wanted, data[0]), *(te.placeholder(w.shape, str(w.dtype)) for w in weights)]
     result = chosen.compute(wanted, knobs, *tensors, **_result_shape(wanted, tensors))
     function = te.create_prim_func([*tensors, result])
@@ -66,8 +66,8 @@ def build(workload: str, template: str, knobs: dict[str, int], target: Target, p
         if isinstance(wanted, Window2d) and wanted.kind == "max":
             kind = given[0].dtype
         results = [
-            expected(sample, others).astype(kind)
-            for sample, (others, _) in zip(samples(wanted), cases, strict=True)
+            expected(sample, [*row, *given[len(row) :]]).astype(kind)
+            for sample, row in zip(samples(wanted), data, strict=True)
         ]
         _write(reference, **{f"result{case}": result for case, result in enumerate(results)})
     arrays = {f"a{index}.{case}": value for case, row in enumerate(data) for index, value in enumerate(row)}

@@ -207,11 +207,13 @@ class DirectBatchMatmul(Template):
         per_step = blocks * max(tile_cycles(rows, width, target), distant)
         return workload.batch * -(-workload.m // rows) * per_step * workload.k
 
-    def compute(self, workload: Workload, knobs: Knobs, *operands: Any) -> Any:
-        assert isinstance(workload, BatchMatmul)
+    def compute(self, workload: Workload, knobs: Knobs, *operands: Any, shape: Any = None) -> Any:
+        """``shape`` is that of the result, which cannot be told from operands of open sizes."""
         left, right = operands
-        k = te.reduce_axis((0, workload.k), "k")
-        batch_shape = _broadcast([int(d) for d in left.shape[:-2]], [int(d) for d in right.shape[:-2]])
+        k = te.reduce_axis((0, left.shape[-1]), "k")
+        if shape is None:
+            sizes = [[int(d) for d in operand.shape[:-2]] for operand in operands]
+            shape = (*np.broadcast_shapes(*map(tuple, sizes)), left.shape[-2], right.shape[-1])
 
         def at(*indices: Expr) -> Expr:
             *batch, m, n = indices
@@ -219,8 +221,7 @@ class DirectBatchMatmul(Template):
             b = right[(*aligned(batch, right.shape[:-2]), k, n)]
             return te.sum(a * b, axis=[k])
 
-        shape = (*batch_shape, workload.m, workload.n)
-        return te.compute(shape, at, name="matmul", attrs=annotations(self, workload, knobs))
+        return te.compute(tuple(shape), at, name="matmul", attrs=annotations(self, workload, knobs))
 
     def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
         assert isinstance(workload, BatchMatmul)
@@ -315,10 +316,6 @@ def unflatten(index: Expr, shape: Sequence[int]) -> list[Expr]:
         quotient = index if stride == 1 else index // stride
         result.append(quotient if seen == 1 else quotient % extent)
     return result
-
-
-def _broadcast(left: Sequence[int], right: Sequence[int]) -> list[int]:
-    return list(np.broadcast_shapes(tuple(left), tuple(right)))
 
 
 def aligned(batch: Sequence[Expr], shape: Sequence[Any]) -> list[Expr]:

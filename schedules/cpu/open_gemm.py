@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from tvm import te, tirx
+from tvm import tirx
 
 from dlcomp.schedules.anchor import Anchor
 from dlcomp.schedules.coding import is_coded
 from dlcomp.schedules.cpu.arithmetic import arithmetic_of, narrowest
 from dlcomp.schedules.cpu.emit import Expr, Stmt, const, dynamic_loop, loop, open_loop, seq, vload
 from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm, aligned
-from dlcomp.schedules.cpu.open_runs import open_index, runs, shared
+from dlcomp.schedules.cpu.open_runs import heights, open_index, runs, shared
 from dlcomp.schedules.cpu.open_small import is_large
 from dlcomp.schedules.cpu.tile import (
     SHORT_EPILOGUE,
@@ -25,21 +25,12 @@ from dlcomp.schedules.cpu.tile import (
     tile_shapes,
     write_rows,
 )
-from dlcomp.schedules.template import Knobs, annotations
+from dlcomp.schedules.template import Knobs
 from dlcomp.schedules.workload import BatchMatmul, Gemm, Workload
 from dlcomp.target import Target
 
 # What the estimates take an open extent for: the rows of a batch of texts, and one text.
 _ROWS, _LENGTH = 1024, 64
-
-
-def heights(rows: int, operations: int = SHORT_EPILOGUE + 1) -> list[int]:
-    """Rows of the tiles that there is code for: few rows, and what is left over, need lower ones.
-
-    One more where the ``operations`` behind the sums, which each has a copy of, are few.
-    """
-    more = {-(-2 * rows // 3)} if operations <= SHORT_EPILOGUE else set()
-    return sorted({rows, -(-rows // 3), 1} | more)
 
 
 class OpenGemm(PackedGemm):
@@ -108,19 +99,21 @@ class OpenGemm(PackedGemm):
         # Few rows are one chunk, so the cores share the columns too.
         per = -(-blocks // min(target.cores, blocks))
         parts = -(-blocks // per)
+        tall = heights(knobs["rows"])
+        if anchor.operations <= SHORT_EPILOGUE:
+            # Every height has a copy of what is behind the sums; where that is little, one more is worth it.
+            tall = sorted({*tall, -(-2 * knobs["rows"] // 3)})
 
         def task(index: Expr) -> Stmt:
-            begin, first = (
-                tirx.floordiv(index, const(parts)) * chunk,
-                tirx.floormod(index, const(parts)) * per,
-            )
+            begin = tirx.floordiv(index, const(parts)) * chunk
+            first = tirx.floormod(index, const(parts)) * per
             extent = tirx.Var("extent", "int64")
             sized = tirx.Bind(extent, tirx.min(const(chunk), m - begin))
 
             def columns(block: Expr) -> Stmt:
                 return runs(
                     extent,
-                    heights(knobs["rows"], anchor.operations),
+                    tall,
                     lambda rows: tile_cycles(rows, width, target),
                     lambda x, size: tile(begin + x, size, block),
                 )
@@ -148,18 +141,6 @@ class OpenMatmul(DirectBatchMatmul):
 
     def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
         return super().estimate(_typical(workload), knobs, target)
-
-    def compute(self, workload: Workload, knobs: Knobs, *operands: Any, shape: Any = None) -> Any:
-        left, right = operands
-        k = te.reduce_axis((0, left.shape[-1]), "k")
-
-        def at(*indices: Expr) -> Expr:
-            *batch, m, n = indices
-            a = left[(*aligned(batch, left.shape[:-2]), m, k)]
-            b = right[(*aligned(batch, right.shape[:-2]), k, n)]
-            return te.sum(a * b, axis=[k])
-
-        return te.compute(tuple(shape), at, name="matmul", attrs=annotations(self, workload, knobs))
 
     def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
         left, right = anchor.inputs

@@ -52,6 +52,11 @@ def runs(
     return result
 
 
+def heights(rows: int) -> list[int]:
+    """Rows of the tiles that there is code for: few rows, and what is left over, need lower ones."""
+    return sorted({rows, -(-rows // 3), 1})
+
+
 def open_index(index: Expr, shape: Sequence[Any]) -> list[Expr]:
     """The multi-index of a flat ``index`` into a shape with open dimensions."""
     if all(isinstance(d, tirx.IntImm) for d in shape):

@@ -22,8 +22,7 @@ from dlcomp.schedules.cpu.emit import (
     seq,
     splat,
 )
-from dlcomp.schedules.cpu.open_gemm import heights
-from dlcomp.schedules.cpu.open_runs import runs, shared
+from dlcomp.schedules.cpu.open_runs import heights, runs, shared
 from dlcomp.schedules.cpu.tile import (
     Accumulators,
     by_block,

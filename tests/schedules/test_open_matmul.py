@@ -14,10 +14,11 @@ from onnx import TensorProto, helper
 from tvm import tirx
 
 import dlcomp
+from dlcomp.schedules import templates
 from dlcomp.schedules.cpu.emit import const
-from dlcomp.schedules.cpu.open_gemm import heights
-from dlcomp.schedules.cpu.open_runs import runs
+from dlcomp.schedules.cpu.open_runs import heights, runs
 from dlcomp.schedules.cpu.open_small import is_large
+from dlcomp.schedules.workload import BatchMatmul
 from dlcomp.target import Target
 
 # Which sizes are open, of (batch, heads, m, k, n): letters are open.
@@ -95,9 +96,6 @@ def test_runs_cover_every_place_at_the_least_cost(rows: int, extent: int) -> Non
 
 
 def test_other_templates_leave_open_sizes() -> None:
-    from dlcomp.schedules import templates
-    from dlcomp.schedules.workload import BatchMatmul
-
     for workload in (BatchMatmul(0, 0, 0, 32), BatchMatmul(12, 64, 0, 64), BatchMatmul(0, 8, 8, 8)):
         takers = [t.name for t in templates() if t.accepts(workload, Target.parse("host"))]
         assert takers == ["matmul.open"]

@@ -15,13 +15,14 @@ from dlcomp.compress.data import Calibration
 from dlcomp.compress.layers import Layer
 from dlcomp.compress.network import Network, attributes_of
 from dlcomp.compress.observe import runs
+from dlcomp.frontend.recurrent import GATES
 
 # Patches that are added at once, and those taken of one batch at most.
 _ROWS = 4096
 _PER_BATCH = 1024
 # Larger matrices take more memory and time than their layer is worth: 4608 = 512 * 3 * 3 takes 170 MB.
 MOST_INPUTS = 5000
-RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+RECURRENT = frozenset(GATES)
 
 
 @dataclass

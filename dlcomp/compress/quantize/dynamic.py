@@ -15,8 +15,8 @@ from dlcomp.compress.layers import Layer, matches, weight_of
 from dlcomp.compress.network import Network
 from dlcomp.compress.quantize.grid import Grid, grid_of_weight
 from dlcomp.compress.quantize.write import replaced, write_stored
+from dlcomp.frontend.recurrent import GATES
 
-_RECURRENT = ("LSTM", "GRU", "RNN")
 # Their weights: of inputs and of states, (directions, gates * hidden, ...).
 _PLACES, _AXIS = (1, 2), 1
 
@@ -57,7 +57,7 @@ def write_recurrent(network: Network, keep: tuple[str, ...], bits: int, search: 
     """Weights of recurrent layers as integers with a scale for each gate's outputs; how many layers."""
     found = 0
     for node in list(network.nodes):
-        if node.op_type not in _RECURRENT or node.domain not in ("", "ai.onnx") or matches(node, keep):
+        if node.op_type not in GATES or node.domain not in ("", "ai.onnx") or matches(node, keep):
             continue
         floats = [
             place
