@@ -90,7 +90,7 @@ def row(name: str, workload: Any, budgets: tuple[int, ...], peers: tuple[int, ..
         for count, (path, outcome) in zip(budgets, built, strict=True):
             assert outcome.status == "ok", outcome
             ratios, base_s = [], []
-            timed = pool.run(text, path, base, turns=51)
+            timed = pool.run(text, path, base, turns=11, loads=5)
             assert timed.status == "ok", timed
             for ours, theirs in zip(*timed.value, strict=True):
                 ratios.append(ours / theirs)

@@ -186,13 +186,20 @@ class Pool:
                 idle.append(worker)
         return found
 
-    def run(self, workload: str, path: str, against: str = "", turns: int = 5) -> Outcome:
-        """Seconds of each turn of the candidate and, if given, of the one to compare it with."""
+    def run(
+        self, workload: str, path: str, against: str = "", turns: int = 5, loads: int = 1
+    ) -> Outcome:
+        """Seconds of each turn of the candidate and, if given, of the one to compare it with.
+
+        Both are loaded ``loads`` times, for ``turns`` each: where memory lies makes a kernel up to a
+        twentieth faster or slower, and stays the same for as long as it is loaded.
+        """
         request = {
             "path": path,
             "reference": str(reference_path(path, workload)),
             "against": against,
             "turns": turns,
+            "loads": loads,
             "threads": self._target.cores,
         }
         self._runs += 1

@@ -28,8 +28,8 @@ _TURNS = 5
 # A duel decides which of two becomes the best; the challenger must win three of four turns.
 _DUEL_TURNS = 15
 _QUARTILE = 75
-# In the end so many that came nearest to the best meet it again, in more turns.
-_PLAYOFF, _PLAYOFF_TURNS, _NEAR, _CLEARLY = 4, 31, 1.1, 0.99
+# In the end so many that came nearest to the best meet it again, in more turns and loaded several times.
+_PLAYOFF, _PLAYOFF_TURNS, _PLAYOFF_LOADS, _NEAR, _CLEARLY = 4, 9, 5, 1.1, 0.99
 # Built and measured together; a new batch is chosen by a model that knows the last one.
 _BATCH = 8
 _LEAST_TRIALS = 4
@@ -162,7 +162,7 @@ class Tuner:
             if built.status != "ok" or self._out_of_time():
                 self._pool.forget(path)
                 continue
-            duel = self._pool.run(text, path, self._paths[number], _PLAYOFF_TURNS)
+            duel = self._pool.run(text, path, self._paths[number], _PLAYOFF_TURNS, _PLAYOFF_LOADS)
             if duel.status != "ok":
                 self._pool.forget(path)
                 continue
