@@ -31,6 +31,17 @@ class TensorSpec:
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a dimension is symbolic."""
+        return any(isinstance(dim, str) for dim in self.shape)
+
+    def shape_option(self) -> str:
+        """The option that would bind the open dimensions, for a hint."""
+        names = dict.fromkeys(dim for dim in self.shape if isinstance(dim, str))
+        sizes = ",".join(map(str, self.shape))
+        return f"--shape {self.name}:{sizes} with a number for {', '.join(names)}"
+
 
 @dataclass(frozen=True)
 class Signature:

@@ -96,7 +96,7 @@ def compile_model(
 
 def _require_sizes(model: Model) -> None:
     for spec in model.signature.inputs:
-        if any(isinstance(dim, str) for dim in spec.shape):
+        if spec.is_open:
             raise UsageError(
                 f"input {spec.name!r} has open dimensions, {list(spec.shape)}; this target cannot yet",
                 hint="give every size: --shape, or shapes={...} when the model is loaded",

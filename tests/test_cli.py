@@ -200,9 +200,12 @@ def test_fills_inputs(artifact: Path, fill: str, capsys: pytest.CaptureFixture[s
 def test_open_dimensions_from_compile_to_verify(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(model.with_suffix(".open.dlc"))
     assert cli.main(["compile", str(model), "-o", path]) == 0
-    assert "x: float32[n, 7]" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "x: float32[n, 7]" in out
+    hint = "--shape x:n,7 with a number for n"
+    assert hint in out
     assert cli.main(["run", path]) == 2
-    assert "--shape x:" in capsys.readouterr().err
+    assert hint in capsys.readouterr().err
     for rows in (1, 6):
         assert cli.main(["run", path, "--shape", f"x:{rows},7"]) == 0
         assert cli.main(["verify", str(model), path, "--shape", f"x:{rows},7"]) == 0

@@ -65,7 +65,7 @@ def compress(
         A pass needs data and there is none, or the data do not fit the inputs.
     """
     from dlcomp.compress.cache import Cache
-    from dlcomp.compress.data import Calibration
+    from dlcomp.compress.data import Calibration, how_to_give
     from dlcomp.compress.network import Network
     from dlcomp.errors import UsageError
     from dlcomp.model import Step
@@ -89,7 +89,7 @@ def compress(
         if pass_.needs_data and data is None:
             raise UsageError(
                 f"the pass {pass_.name} needs inputs to observe the network on",
-                hint="--calib data.npz, or calibration={'input': array of samples}",
+                hint=how_to_give(model.signature),
             )
         network = Network(model)
         effect = pass_.rewrite(network, data)

@@ -27,6 +27,12 @@ _HINT = (
 )
 
 
+def how_to_give(signature: Signature) -> str:
+    """The hint for data that is missing, with the names of the inputs."""
+    names = ", ".join(f"{spec.name!r}: array of samples" for spec in signature.inputs)
+    return f"--calib data.npz, or calibration={{{names}}}"
+
+
 class Calibration:
     """Samples for the inputs of a network; it can be iterated over as often as it is wanted.
 

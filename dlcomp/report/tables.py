@@ -143,8 +143,10 @@ def artifact_table(artifact: Artifact, path: str | os.PathLike[str], seconds: fl
     vector = f"test vector absent: {absent}" if absent else "test vector included"
     kinds = origins([kernel.schedule for kernel in artifact.manifest.kernels])
     chosen = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    options = "; ".join(spec.shape_option() for spec in artifact.signature.inputs if spec.is_open)
+    fixed = f"\n  open    runs any size; for one size alone, mostly faster: {options}" if options else ""
     return (
-        f"{artifact}\n  kernels {chosen}"
+        f"{artifact}{fixed}\n  kernels {chosen}"
         f"\n  file    {os.fspath(path)}, {size / 2**20:.2f} MiB, in {seconds:.1f} s; {vector}"
     )
 

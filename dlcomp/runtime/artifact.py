@@ -226,7 +226,7 @@ class Artifact:
         error = self.refusal()
         if self.manifest.border is not None:
             entry = {"absent": "the network works on strings"}
-        elif any(isinstance(dim, str) for spec in self.signature.inputs for dim in spec.shape):
+        elif any(spec.is_open for spec in self.signature.inputs):
             entry = {"absent": "the inputs have open dimensions"}
         elif error is None:
             try:

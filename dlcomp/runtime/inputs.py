@@ -83,7 +83,7 @@ def _mismatch(array: np.ndarray, spec: TensorSpec, sizes: dict[str, int]) -> tup
         return f"input {spec.name!r} is {given}, not {spec.dtype}", f"array.astype({spec.dtype!r})"
     want = f"({', '.join(map(str, spec.shape))})"
     wrong = f"input {spec.name!r} has shape {array.shape}, not {want}"
-    hint = "" if any(isinstance(dim, str) for dim in spec.shape) else "shapes are fixed when compiling"
+    hint = "" if spec.is_open else "shapes are fixed when compiling"
     if array.ndim != len(spec.shape):
         return wrong, hint
     for dim, size in zip(spec.shape, array.shape, strict=True):
@@ -123,7 +123,7 @@ def _random(spec: TensorSpec, generator: np.random.Generator, shape: Sequence[in
     if len(sizes) < len(shape):
         raise UsageError(
             f"input {spec.name!r} has open dimensions: {spec}",
-            hint=f"give the input itself, or its shape: --shape {spec.name}:1,3,224,224",
+            hint=f"give the input itself, or its shape: {spec.shape_option()}",
         )
     if dtype.kind == "f":
         values = generator.standard_normal(sizes, dtype=np.float32)

@@ -64,7 +64,7 @@ class Session:
         self._staged = [aligned_empty(_shape(spec.shape), spec.dtype) for spec in signature.inputs]
         self._staged_tensors = [self._tensor(array) for array in self._staged]
         self._outputs = len(signature.outputs)
-        self._is_open = any(isinstance(dim, str) for spec in signature.inputs for dim in spec.shape)
+        self._is_open = any(spec.is_open for spec in signature.inputs)
 
     def __call__(self, arrays: Sequence[np.ndarray], count: int = 1) -> list[np.ndarray]:
         """Run once on ``count`` threads; ``arrays`` in the signature's order and already checked."""

@@ -186,9 +186,7 @@ class Pool:
                 idle.append(worker)
         return found
 
-    def run(
-        self, workload: str, path: str, against: str = "", turns: int = 5, loads: int = 1
-    ) -> Outcome:
+    def run(self, workload: str, path: str, against: str = "", turns: int = 5, loads: int = 1) -> Outcome:
         """Seconds of each turn of the candidate and, if given, of the one to compare it with.
 
         Both are loaded ``loads`` times, for ``turns`` each: where memory lies makes a kernel up to a

@@ -54,9 +54,7 @@ def _build(target: dict[str, Any], **request: Any) -> None:
     build(target=Target.parse(target), **request)
 
 
-def _run(
-    path: str, reference: str, against: str, turns: int, loads: int, threads: int
-) -> list[list[float]]:
+def _run(path: str, reference: str, against: str, turns: int, loads: int, threads: int) -> list[list[float]]:
     from dlcomp.runtime import native
     from dlcomp.runtime import threads as pool
     from dlcomp.tune.run_kernel import Kernel, time_in_turn

@@ -280,6 +280,13 @@ def test_data_that_do_not_fit(data: Any, reason: str) -> None:
         dlcomp.load(residual()).compress(dlcomp.Quantize(), calibration=data)
 
 
+@pytest.mark.parametrize("budget", [None, dlcomp.Budget(min_agreement=0.99)])
+def test_the_hint_for_missing_data_names_the_input(budget: dlcomp.Budget | None) -> None:
+    with pytest.raises(UsageError) as caught:
+        dlcomp.load(residual()).compress(dlcomp.Quantize(), budget=budget)
+    assert caught.value.hint == "--calib data.npz, or calibration={'x': array of samples}"
+
+
 def test_data_in_every_form(tmp_path: Path) -> None:
     """An array, a mapping, an .npz, a folder of .npy files and a generator say the same."""
     samples, model = images(6), dlcomp.load(residual())

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dlcomp.compress.data import Calibration, Feed
+from dlcomp.compress.data import Calibration, Feed, how_to_give
 from dlcomp.compress.memory import Memory
 from dlcomp.compress.search.budget import Budget
 from dlcomp.compress.search.judge import size_of, split
@@ -50,7 +50,7 @@ def samples_of(model: Model, budget: Budget, calibration: Any, labels: Any, eval
     if calibration is None and evaluate is None:
         raise UsageError(
             "a budget needs inputs to judge by",
-            hint="--calib data.npz, or calibration={'input': array of samples}",
+            hint=how_to_give(model.signature),
         )
     if budget.max_drop is not None and labels is None:
         raise UsageError(
