@@ -27,7 +27,7 @@ from dlcomp.graph.recurrence import with_kernels, written_out
 from dlcomp.graph.weights import lift_weights
 from dlcomp.model import Model
 from dlcomp.runtime.artifact import Artifact
-from dlcomp.schedules import ON_REQUEST, SPARSE, Records, schedule
+from dlcomp.schedules import ON_REQUEST, SPARSE, WINOGRAD, Records, schedule
 from dlcomp.target import Target
 from dlcomp.tune.candidates import choices
 from dlcomp.tune.database import Database
@@ -81,7 +81,7 @@ def compile_model(
     else:
         records = choices(Database.open(db), resolved) if db is not None else None
         wanted = dict.fromkeys(ON_REQUEST, False) | dict.fromkeys(SPARSE, sparse)
-        wanted |= {"conv2d.winograd": winograd, "matmul.strassen": strassen}
+        wanted |= dict.fromkeys(WINOGRAD, winograd) | {"matmul.strassen": strassen}
         program = _cpu(model, resolved, [name for name, taken in wanted.items() if not taken], records)
     with _phase("package"):
         return Artifact.build(

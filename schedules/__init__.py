@@ -27,6 +27,7 @@ from dlcomp.schedules.cpu.gemm_unstructured import UnstructuredGemm
 from dlcomp.schedules.cpu.im2col import Im2colConv2d
 from dlcomp.schedules.cpu.open_gemm import OpenGemm, OpenMatmul
 from dlcomp.schedules.cpu.open_shapes import OpenConv2d, OpenWindow2d
+from dlcomp.schedules.cpu.open_winograd import OpenWinogradConv2d
 from dlcomp.schedules.cpu.strassen import StrassenMatmul
 from dlcomp.schedules.cpu.window2d import DirectWindow2d
 from dlcomp.schedules.cpu.winograd import WinogradConv2d
@@ -51,6 +52,7 @@ TEMPLATES: tuple[Template, ...] = (
     DirectWindow2d(),
     IntegerDepthwise(),
     OpenConv2d(),
+    OpenWinogradConv2d(),
     OpenGemm(),
     OpenMatmul(),
     OpenWindow2d(),
@@ -58,6 +60,9 @@ TEMPLATES: tuple[Template, ...] = (
 
 # Taken only where that was asked for: one that loses digits, and the baseline of convolutions.
 ON_REQUEST = frozenset({"matmul.strassen", "conv2d.im2col"})
+
+# Those that lose digits.
+WINOGRAD = ("conv2d.winograd", "conv2d.open_winograd")
 
 # Those that skip zeros of stored weights.
 SPARSE = ("conv2d.block_sparse", "gemm.block_sparse", "gemm.block_sparse_integers", "gemm.unstructured")

@@ -22,7 +22,7 @@ from dlcomp.graph.legalize import ELEMENTWISE, default, is_f32
 from dlcomp.graph.patterns import annotated
 from dlcomp.graph.quantized import exact_steps
 from dlcomp.graph.walk import array_of, constant, dtype_of, shape_of
-from dlcomp.schedules import ON_REQUEST, Records, select
+from dlcomp.schedules import ON_REQUEST, WINOGRAD, Records, select
 from dlcomp.schedules.sparsity import left as weights_left
 from dlcomp.schedules.sparsity import left_in_groups
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
@@ -44,7 +44,7 @@ def lower(
     """
 
     def choose(workload: Workload, exact: bool = False) -> Any:
-        refused = {*without, *(("conv2d.winograd",) if exact else ())}
+        refused = {*without, *(WINOGRAD if exact else ())}
         return select(workload, target, refused, records)
 
     table = {f"relax.{name}": function for name, function in ELEMENTWISE.items()}
@@ -127,10 +127,13 @@ def _conv2d(bb: relax.BlockBuilder, call: Any, target: Target, choose: Choose) -
     else:
         stored = weights_left(array.reshape(co, -1).T) if groups == 1 else ""
         workload = Conv2d(n, h, w, ci, out[1], out[2], co // groups, **geometry, groups=groups, stored=stored)
-        if np.array_equal(array, np.rint(array)):
-            # Whole weights are those of integer arithmetic in float32, which minimal filtering would round.
-            return _anchored(bb, call, workload, functools.partial(choose, exact=True), [data, weight])
+        choose = _by_weights(choose, array)
     return _anchored(bb, call, workload, choose, [data, weight])
+
+
+def _by_weights(choose: Choose, array: np.ndarray) -> Choose:
+    """Whole weights are those of integer arithmetic in float32, which minimal filtering would round."""
+    return functools.partial(choose, exact=True) if np.array_equal(array, np.rint(array)) else choose
 
 
 def _integer_conv2d(
@@ -192,7 +195,7 @@ def _open_conv2d(
     if (kh, kw, geometry["sh"], geometry["sw"], groups) == (1, 1, 1, 1, 1):
         return _anchored(bb, call, Gemm(0, co, ci), choose, [data, constant(array.reshape(co, ci).T)])
     workload = Conv2d(0, 0, 0, ci, 0, 0, co // groups, **geometry, groups=groups)
-    return _anchored(bb, call, workload, choose, [data, weight], shape=out)
+    return _anchored(bb, call, workload, _by_weights(choose, array), [data, weight], shape=out)
 
 
 def _padded(

@@ -24,6 +24,7 @@ from dlcomp.schedules.cpu.emit import (
     const,
     local,
     loop,
+    open_loop,
     scratch,
     seq,
     splat,
@@ -146,13 +147,18 @@ class WinogradConv2d(Template):
         def task(index: Expr) -> Stmt:
             # The last group is moved up to be a full one; what two tasks store twice is the same.
             first = tirx.min(index * knobs["tiles"], const(total - knobs["tiles"]))
-            return _Task(anchor, workload, knobs, lanes_of(target), first).statement()
+            return TileGroup(anchor, workload, knobs, lanes_of(target), first).statement()
 
         return anchor.schedule_of(loop("task", tasks, task, parallel_kind(workload.flops, target)))
 
 
 def _tiles(wl: Conv2d, m: int) -> int:
-    return wl.n * -(-wl.oh // m) * -(-wl.ow // m)
+    return int(wl.n * tiles_along(wl.oh, m) * tiles_along(wl.ow, m))
+
+
+def tiles_along(extent: Any, m: int) -> Any:
+    """Tiles of ``m`` pixels that cover ``extent``, which may be an expression."""
+    return -(-extent // m) if isinstance(extent, int) else tirx.floordiv(extent + (m - 1), const(m))
 
 
 def _odd_lines(elements: int) -> int:
@@ -163,11 +169,29 @@ def _odd_lines(elements: int) -> int:
     return 16 * (lines + 1 - lines % 2)
 
 
-class _Task:
-    """The code for ``tiles`` tiles from ``first``."""
+class TileGroup:
+    """The code for ``tiles`` tiles from ``first``: what a task does.
 
-    def __init__(self, anchor: Anchor, wl: Conv2d, knobs: Knobs, lanes: int, first: Expr) -> None:
-        self.anchor, self.wl, self.first, self.lanes = anchor, wl, first, lanes
+    Parameters
+    ----------
+    size : (h, w, oh, ow), optional
+        Of the image and of the result, where only the run knows them.
+    present : expression, optional
+        How many tiles there are from ``first`` on, where that may be fewer than ``tiles``.
+    """
+
+    def __init__(
+        self,
+        anchor: Anchor,
+        wl: Conv2d,
+        knobs: Knobs,
+        lanes: int,
+        first: Expr,
+        size: tuple[Expr, Expr, Expr, Expr] | None = None,
+        present: Expr | None = None,
+    ) -> None:
+        self.anchor, self.wl, self.first, self.lanes, self.present = anchor, wl, first, lanes, present
+        self.h, self.w, self.oh, self.ow = size or (wl.h, wl.w, wl.oh, wl.ow)
         self.m, self.tiles, self.rows, self.width = (knobs[k] for k in ("m", "tiles", "rows", "width"))
         self.size = self.m + 2
         self.positions = self.size**2
@@ -187,26 +211,74 @@ class _Task:
 
         return seq([alloc(self.values), alloc(self.sums), self.forth(), loop("block", blocks, block)])
 
-    def place(self, tile: Expr) -> tuple[Expr, Expr, Expr]:
-        """Image, first output row and first output column of a tile."""
-        down, across = -(-self.wl.oh // self.m), -(-self.wl.ow // self.m)
+    def placed(self, tile: Expr, body: Callable[[Expr, Expr, Expr], Stmt]) -> Stmt:
+        """``body(image, first output row, first output column)`` of a tile."""
+        down, across = tiles_along(self.oh, self.m), tiles_along(self.ow, self.m)
         index = self.first + tile
-        return index // (down * across), index // across % down * self.m, index % across * self.m
+        place = index // (down * across), index // across % down * self.m, index % across * self.m
+        if self.present is None:
+            return body(*place)
+        # Quotients by sizes of the run are worked out once, and TVM's passes do not have to compare them.
+        names = [tirx.Var(name, "int64") for name in ("n", "oy", "ox")]
+        return seq([*map(tirx.Bind, names, place), body(*names)])
 
     def forth(self) -> Stmt:
         """All patches of the image, transformed, into ``values``."""
 
-        def tile(t: Expr) -> Stmt:
-            n, oy, ox = self.place(t)
+        def tile(t: Expr, n: Expr, oy: Expr, ox: Expr) -> Stmt:
+            if self.present is not None:
+                return self.clamped(t, n, oy, ox)
             y, x = oy - self.wl.top, ox - self.wl.left
-            within = tirx.all(y >= 0, y + self.size <= self.wl.h, x >= 0, x + self.size <= self.wl.w)
+            within = tirx.all(y >= 0, y + self.size <= self.h, x >= 0, x + self.size <= self.w)
 
             def patch(guarded: bool) -> Stmt:
-                return self.channels(self.wl.ci, lambda c, lanes: self.patch(t, (n, y, x), c, lanes, guarded))
+                return self.channels(self.wl.ci, lambda c, lanes: part(c, lanes, guarded))
+
+            def part(c: Expr, lanes: int, guarded: bool) -> Stmt:
+                def load(i: int, j: int) -> Expr:
+                    pixel = vload(self.anchor.inputs[0], [n, y + i, x + j, c], lanes)
+                    if not guarded:
+                        return pixel
+                    inside = tirx.all(y + i >= 0, y + i < self.h, x + j >= 0, x + j < self.w)
+                    return tirx.if_then_else(inside, pixel, splat(tirx.const(0, "float32"), lanes))
+
+                return self.patch(t, load, c, lanes)
 
             return tirx.IfThenElse(within, patch(False), patch(True))
 
-        return loop("t", self.tiles, tile)
+        return self.each(tile)
+
+    def clamped(self, t: Expr, n: Expr, y: Expr, x: Expr) -> Stmt:
+        """A patch of a padded image, whose last pixels stand for those that lie beyond it.
+
+        Which pixels those are does not matter, as only outputs beyond the result read them, and this needs no
+        conditions, which for an image of open size TVM takes a minute to simplify.
+        """
+        bound: list[Stmt] = []
+
+        def within(first: Expr, extent: Expr, name: str) -> list[Expr]:
+            places = [tirx.Var(f"{name}{i}", "int64") for i in range(self.size)]
+            for i, place in enumerate(places):
+                bound.append(tirx.Bind(place, tirx.min(first + i, extent - 1)))
+            return places
+
+        rows, columns = within(y, self.h, "y"), within(x, self.w, "x")
+
+        def part(c: Expr, lanes: int) -> Stmt:
+            def load(i: int, j: int) -> Expr:
+                return vload(self.anchor.inputs[0], [n, rows[i], columns[j], c], lanes)
+
+            return self.patch(t, load, c, lanes)
+
+        return seq([*bound, self.channels(self.wl.ci, part)])
+
+    def each(self, tile: Callable[[Expr, Expr, Expr, Expr], Stmt]) -> Stmt:
+        """``tile(t, *place)`` for all tiles of the group that there are."""
+
+        def one(t: Expr) -> Stmt:
+            return self.placed(t, lambda *place: tile(t, *place))
+
+        return loop("t", self.tiles, one) if self.present is None else open_loop("t", self.present, one)
 
     def channels(self, count: int, body: Callable[[Expr, int], Stmt]) -> Stmt:
         """``body(channel, lanes)`` for ``count`` channels, in full vectors and then smaller ones."""
@@ -216,16 +288,7 @@ class _Task:
         statements += [body(const(full * self.lanes + offset), lanes) for offset, lanes in rest]
         return seq(statements)
 
-    def patch(self, t: Expr, corner: tuple[Expr, Expr, Expr], c: Expr, lanes: int, guarded: bool) -> Stmt:
-        n, y, x = corner
-
-        def load(i: int, j: int) -> Expr:
-            pixel = vload(self.anchor.inputs[0], [n, y + i, x + j, c], lanes)
-            if not guarded:
-                return pixel
-            inside = tirx.all(y + i >= 0, y + i < self.wl.h, x + j >= 0, x + j < self.wl.w)
-            return tirx.if_then_else(inside, pixel, splat(tirx.const(0, "float32"), lanes))
-
+    def patch(self, t: Expr, load: Callable[[int, int], Expr], c: Expr, lanes: int) -> Stmt:
         def store(i: int, j: int, value: Expr) -> Stmt:
             return vstore(self.values, value, [const(i * self.size + j), t * self.wl.ci + c], lanes)
 
@@ -285,20 +348,21 @@ class _Task:
                 for offset, count in pieces(width, lanes)
             ]
             zero = acc.clear(lanes, tirx.const(0, "float32"))
-            return seq([acc.alloc(), zero, loop("k", self.wl.ci, step), *stores])
+            whole = seq([acc.alloc(), zero, loop("k", self.wl.ci, step), *stores])
+            # Of a tile of rows some may be none of an image's; what becomes of those is never read.
+            return whole if self.present is None else tirx.IfThenElse(start < self.present, whole, None)
 
         return call_rows(split_evenly(self.tiles, self.rows), lambda *_: False, tile)
 
     def back(self, block: Expr, channels: int) -> Stmt:
         """``sums`` transformed back and stored through the epilogue, as far as the image goes."""
 
-        def tile(t: Expr) -> Stmt:
-            n, oy, ox = self.place(t)
-            return self.channels(channels, lambda c, lanes: self.pixels(t, (n, oy, ox), block, c, lanes))
+        def tile(t: Expr, *place: Expr) -> Stmt:
+            return self.channels(channels, lambda c, lanes: self.pixels(t, place, block, c, lanes))
 
-        return loop("t", self.tiles, tile)
+        return self.each(tile)
 
-    def pixels(self, t: Expr, corner: tuple[Expr, Expr, Expr], block: Expr, c: Expr, lanes: int) -> Stmt:
+    def pixels(self, t: Expr, corner: tuple[Expr, ...], block: Expr, c: Expr, lanes: int) -> Stmt:
         n, oy, ox = corner
         out = local("out", self.m * self.m * lanes)
 
@@ -316,11 +380,11 @@ class _Task:
                 return out, (i * self.m + j) * lanes + offset
 
             written = write_back(self.anchor, values, lanes, self.lanes, where, column)
-            guards = []
-            if self.wl.oh % self.m:
-                guards.append(oy + i < self.wl.oh)
-            if self.wl.ow % self.m:
-                guards.append(ox + j < self.wl.ow)
+            guards = [
+                first + offset < extent
+                for first, offset, extent in ((oy, i, self.oh), (ox, j, self.ow))
+                if not isinstance(extent, int) or extent % self.m
+            ]
             return tirx.IfThenElse(tirx.all(*guards), written, None) if guards else written
 
         leave = loop("i", self.m, lambda i: loop("j", self.m, lambda j: pixel(i, j)))
