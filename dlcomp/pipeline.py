@@ -98,8 +98,8 @@ def _require_sizes(model: Model) -> None:
     for spec in model.signature.inputs:
         if spec.is_open:
             raise UsageError(
-                f"input {spec.name!r} has open dimensions, {list(spec.shape)}; this target cannot yet",
-                hint="give every size: --shape, or shapes={...} when the model is loaded",
+                f"input {spec.name!r} has open dimensions, {spec}; this target takes known sizes only",
+                hint=f"{spec.shape_option()}, or shapes={{...}} when the model is loaded",
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import resource
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import dlcomp
 from dlcomp import cli, detect
 from dlcomp.cli import options
 from dlcomp.errors import UsageError
@@ -209,6 +211,29 @@ def test_open_dimensions_from_compile_to_verify(model: Path, capsys: pytest.Capt
     for rows in (1, 6):
         assert cli.main(["run", path, "--shape", f"x:{rows},7"]) == 0
         assert cli.main(["verify", str(model), path, "--shape", f"x:{rows},7"]) == 0
+
+
+def test_inspect_of_an_artifact(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", str(artifact)]) == 0
+    out = capsys.readouterr().out
+    for part in ("compiled for", "weights.bin", "gemm.packed{", "made by"):
+        assert part in out
+    assert cli.main(["inspect", str(artifact), "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == dlcomp.open(artifact).manifest.to_json()
+    assert cli.main(["inspect", str(artifact), "--shape", "x:1,7"]) == 2
+    assert "a .dlc is compiled" in capsys.readouterr().err
+
+
+def test_an_artifact_for_another_machine_can_be_looked_at(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "other.dlc")
+    other = "aarch64-linux-gnu:cortex-a72" if platform.machine() == "x86_64" else "x86_64-linux-gnu:znver3"
+    assert cli.main(["compile", str(model), "--target", other, "-o", path]) == 0
+    assert cli.main(["inspect", path]) == 0
+    assert f"compiled for {other}" in capsys.readouterr().out
+    assert cli.main(["run", path]) == 3
 
 
 def test_inspect_bench_profile_verify_give_json(model: Path, artifact: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``dlcomp inspect``: what is in a network, before compiling it."""
+"""``dlcomp inspect``: what is in a network, before compiling it, or in a compiled one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from dlcomp.cli.options import Json, ModelPath, Shapes, Values, Verbose, parse_shapes
+from dlcomp.cli.options import Json, Shapes, Values, Verbose, parse_shapes
 from dlcomp.cli.output import plain, show
 
 NAME = "inspect"
 
 
 def command(
-    model: ModelPath,
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="An ONNX file, Relay text or a .dlc.", show_default=False)
+    ],
     shape: Shapes = None,
     values: Values = None,
     check_saturation: Annotated[
@@ -28,11 +30,20 @@ def command(
     json: Json = None,
     verbose: Verbose = 0,
 ) -> int:
-    """What is in a network, and what is unsupported."""
+    """What is in a network, and what is unsupported; or what is in a .dlc file."""
+    import dlcomp
     from dlcomp.errors import UsageError
     from dlcomp.frontend.inspect import inspect
     from dlcomp.report.inspection import inspection_table
 
+    if model.suffix == ".dlc":
+        if shape or values or calib or check_saturation:
+            raise UsageError("these options are for networks; a .dlc is compiled", hint="leave them out")
+        from dlcomp.report.artifact import contents_table
+
+        artifact = dlcomp.open(model, check_host=False)
+        show(contents_table(artifact), artifact.manifest, json)
+        return 0
     if calib is not None and not check_saturation:
         raise UsageError("--calib is for --check-saturation", hint="give both, or neither")
     found = inspect(model, parse_shapes(shape), values)
@@ -41,7 +52,6 @@ def command(
         return 0
     from rich.console import Group
 
-    import dlcomp
     from dlcomp.report.saturation import saturation_table
 
     loaded = dlcomp.load(model, parse_shapes(shape), values=values)
