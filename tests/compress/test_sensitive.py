@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 import dlcomp
 from dlcomp.compress.recipe import parse
+from dlcomp.compress.search import search
 from dlcomp.errors import ModelError, UsageError
 from dlcomp.runtime import peer
 
@@ -117,3 +118,6 @@ def test_what_is_refused() -> None:
         parse("quantize:activations=dynamic,integer_macs=0.8")
     with pytest.raises(ModelError, match="how much stem multiplies is not known"):
         dlcomp.load(network("h")).compress(dlcomp.Quantize(integer_macs=0.5), calibration=samples(2))
+    model, some, budget = dlcomp.load(network()), samples(6), dlcomp.Budget(max_kl=0.1, goal="size")
+    with pytest.raises(UsageError, match="as a budget does"):
+        search(model, dlcomp.Quantize(integer_macs=0.5), budget, calibration=some)
