@@ -7,7 +7,7 @@ work, normalisation and pooling are not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -26,17 +26,21 @@ def count_macs(graph: onnx.GraphProto) -> int | None:
 
     ``graph`` has value_info from shape inference.
     """
+    counts = [macs for _, macs in macs_of_nodes(graph)]
+    return None if any(macs is None for macs in counts) else sum(macs or 0 for macs in counts)
+
+
+def macs_of_nodes(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, int | None]]:
+    """Every node of ``graph`` that multiplies, and its MACs, None if a shape that is needed is not known."""
     shapes = static_shapes(graph)
-    total = 0
     for node in graph.node:
         rule = _RULES.get(node.op_type)
         if rule is None:
             continue
         try:
-            total += rule(node, shapes)
+            yield node, rule(node, shapes)
         except (KeyError, IndexError, StopIteration):
-            return None
-    return total
+            yield node, None
 
 
 def static_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:

@@ -16,8 +16,8 @@ from rich.table import Table
 from dlcomp.errors import ToolMissing, UsageError
 
 if TYPE_CHECKING:
+    from dlcomp.compress.judge import Score
     from dlcomp.compress.search import Found
-    from dlcomp.compress.search.judge import Score
     from dlcomp.compress.search.path import Trial
 
 

@@ -72,6 +72,11 @@ def test_edits(found: str, right: str, count: int) -> None:
     assert text_models.edits(found, right) == text_models.edits(right, found) == count
 
 
+def test_strings_are_judged_without_spaces() -> None:
+    found = text_models.correctness(["to be", "orn0t", "tobe"], ["to be", "or not", "to be"])
+    assert found == {"right": 2 / 3, "wrong": 1 / 13}
+
+
 def test_a_network_without_integers_is_refused() -> None:
     graph = helper.make_graph(
         [helper.make_node("Relu", ["x"], ["y"])],

@@ -21,10 +21,10 @@ from dlcomp.cli import main
 from dlcomp.compress.channels import PruneChannels
 from dlcomp.compress.compare import compare
 from dlcomp.compress.data import Calibration
+from dlcomp.compress.judge import Judge, split
 from dlcomp.compress.memory import Memory
 from dlcomp.compress.network import Network
 from dlcomp.compress.recipe import parse
-from dlcomp.compress.search.judge import Judge, split
 from dlcomp.compress.search.levels import Level, family
 from dlcomp.compress.search.path import Trial, path
 from dlcomp.compress.search.sensitivity import weight_bytes

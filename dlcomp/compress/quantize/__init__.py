@@ -10,28 +10,26 @@ import numpy as np
 from onnx import version_converter
 
 from dlcomp.compress.data import Calibration
-from dlcomp.compress.layers import Layer, check_expressions, matches, weight_of
+from dlcomp.compress.layers import Layer, exactly, layers_of, matches, weight_of
 from dlcomp.compress.matrices import from_matrices, has_matrices, to_matrices
+from dlcomp.compress.memory import Memory
 from dlcomp.compress.network import Network
 from dlcomp.compress.observe import Histogram, observe
 from dlcomp.compress.quantize import power_of_two
 from dlcomp.compress.quantize.bias import mean_error, without_overflow
+from dlcomp.compress.quantize.check import ACTIVATIONS, DYNAMIC, FLOAT, check
 from dlcomp.compress.quantize.dynamic import is_product, write_dynamic, write_recurrent
 from dlcomp.compress.quantize.grid import Grid, grid_of_groups, grid_of_range, grid_of_weight
 from dlcomp.compress.quantize.plan import Plan, plan
-from dlcomp.compress.quantize.ranges import METHODS, range_of
+from dlcomp.compress.quantize.ranges import range_of
 from dlcomp.compress.quantize.rounding import Rounding, hessians
+from dlcomp.compress.quantize.sensitive import spared
 from dlcomp.compress.quantize.tables import write_tables
 from dlcomp.compress.quantize.write import write_activations, write_bias, write_weight
 from dlcomp.compress.reconstruct import fits_of, set_bias, set_fitted, targets
-from dlcomp.errors import ModelError, UsageError
+from dlcomp.errors import ModelError
 
 __all__ = ["Quantize"]
-
-_ACTIVATIONS = {"uint8": 256, "int8": 256, "uint16": 65536, "int16": 65536}
-# Only weights become integers; activations too, by the ranges of each run.
-_FLOAT, _DYNAMIC = "float32", "dynamic"
-_SCALES = ("any", "power_of_two")
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,8 @@ class Quantize:
         Of weights: ``nearest``, ``gptq`` or ``adaround``, which see what layers read; for fewer than 8 bits,
         with ``weight_search``.
     sequential : bool
-        Each layer is fitted to what it made before and reads what the rounded layers before it make, so that
-        errors do not add up: a run of the network on all data for each layer.
+        Each layer is fitted to what it made before and reads what the quantized layers before it make, so
+        that errors do not add up: a run of the network on all data for each layer.
     act_order : bool
         GPTQ rounds inputs of the largest mean square first.
     damping : float
@@ -71,6 +69,9 @@ class Quantize:
         Of AdaRound's search.
     keep : tuple of str
         Regular expressions: layers whose name one is found in stay in float.
+    integer_macs : float
+        At least this share of the multiply-accumulates of all layers that would be quantized is; below 1, the
+        layers that the network loses most by for their MACs, each quantized alone, stay in float.
     wide : tuple of str
         Regular expressions: what layers read whose name one is found in has 16 bits.
     scales : str
@@ -97,45 +98,17 @@ class Quantize:
     act_order: bool = True
     damping: float = 0.01
     steps: int = 500
+    integer_macs: float = 1.0
     wide: tuple[str, ...] = ()
     group: int = 0
     name: str = "quantize"
 
     def __post_init__(self) -> None:
-        if self.scales not in _SCALES:
-            raise UsageError(f"scales cannot be {self.scales!r}", hint=", ".join(_SCALES))
         if self.scales == "power_of_two":
             for option, value in (("activations", "int8"), ("symmetric", True)):
                 object.__setattr__(self, option, value)
-        if self.activations not in (*_ACTIVATIONS, _FLOAT, _DYNAMIC):
-            known = ", ".join((*_ACTIVATIONS, _FLOAT, _DYNAMIC))
-            raise UsageError(f"activations cannot be {self.activations!r}", hint=known)
-        if self.method not in METHODS:
-            raise UsageError(f"there is no method {self.method!r}", hint=", ".join(METHODS))
-        if not 2 <= self.bits <= 8:
-            raise UsageError(f"weights can have 2 to 8 bits, not {self.bits}")
+        check(self)
         self._rounding()
-        self._check_group()
-        check_expressions((*self.keep, *self.wide))
-        if self.wide and self.scales == "power_of_two":
-            raise UsageError("scales=power_of_two are those of 8 bits, wide has 16", hint="leave out one")
-
-    def _check_group(self) -> None:
-        if not self.group:
-            return
-        if self.group < 16 or self.group % 8:
-            raise UsageError(
-                f"a group is a multiple of 8 from 16 on, not {self.group}", hint="group=32, 64 or 128"
-            )
-        for option, value, needed in (
-            ("activations", self.activations, _FLOAT),
-            ("per_channel", self.per_channel, True),
-            ("scales", self.scales, "any"),
-        ):
-            if value != needed:
-                raise UsageError(f"group needs {option}={needed}, not {value}")
-        if self.rounding == "adaround":
-            raise UsageError("group cannot be rounded by adaround", hint="rounding=gptq")
 
     def _rounding(self) -> Rounding:
         return Rounding(self.rounding, self.act_order, self.damping, self.steps)
@@ -143,12 +116,12 @@ class Quantize:
     @property
     def _alone(self) -> bool:
         """Whether no range of activations is to be known."""
-        return self.activations in (_FLOAT, _DYNAMIC)
+        return self.activations in (FLOAT, DYNAMIC)
 
     @property
     def _packed(self) -> bool:
         """Whether weights are stored in 4 bits: integer arithmetic has 8."""
-        return self.activations == _FLOAT and self.bits <= 4
+        return self.activations == FLOAT and self.bits <= 4
 
     @property
     def needs_data(self) -> bool:
@@ -163,9 +136,7 @@ class Quantize:
         others = self._others(network)
         chosen = self._plan(network)
         if not chosen.layers and not others:
-            kind = (
-                "product of matrices, recurrent layer or table" if self.activations == _DYNAMIC else "layer"
-            )
+            kind = "product of matrices, recurrent layer or table" if self.activations == DYNAMIC else "layer"
             raise ModelError(f"it has no {kind} with a stored weight to quantize", where="quantize")
         channels: dict[str, int] = {}
         for layer in chosen.layers if self.correct_bias and data is not None else ():
@@ -173,21 +144,40 @@ class Quantize:
         names = list(channels) if self._alone else chosen.values
         seen = observe(network, names, data, channels) if data is not None and names else {}
         grids = {} if self._alone else self._grids(chosen, seen)
-        weights = self._weights(network, chosen.layers, grids, data)
-        # Layers may have been given biases.
-        chosen = self._plan(network) if self.sequential else chosen
         for layer in chosen.layers:
-            known = channels.get(layer.data) == layer.channels
-            mean = seen[layer.data].mean if known else None
-            self._layer(network, layer, grids.get(layer.data), mean, *weights[layer.output])
-        write_activations(network, chosen, grids)
+            network.own_weight(layer.node, layer.weight)
+        kept: tuple[str, ...] = ()
+        if self.integer_macs < 1 and data is not None:
+            kept = self._spared(network, chosen, grids, data)
+            chosen = self._plan(network, exactly(kept))
+            grids = {name: grids[name] for name in chosen.values}
+        if self.sequential and data is not None:
+            self._in_turn(network, chosen, grids, data)
+        else:
+            weights = self._weights(network, chosen.layers, grids, data)
+            for layer in chosen.layers:
+                known = channels.get(layer.data) == layer.channels
+                mean = seen[layer.data].mean if known else None
+                self._layer(network, layer, grids.get(layer.data), mean, *weights[layer.output])
+            write_activations(network, chosen, grids)
         network.drop_unread()
         after = sum(_bytes(array) for array in network.weights.values())
-        return {"layers": len(chosen.layers) + others, "values": len(grids), "bytes": [before, after]}
+        account = {"layers": len(chosen.layers) + others, "values": len(grids), "bytes": [before, after]}
+        return account if self.integer_macs == 1 else {**account, "kept": list(kept)}
 
-    def _plan(self, network: Network) -> Plan:
-        chosen = plan(network, self.keep)
-        if self.activations != _DYNAMIC:
+    def _spared(
+        self, network: Network, chosen: Plan, grids: Mapping[str, Grid], data: Calibration
+    ) -> tuple[str, ...]:
+        """The names of the layers that stay in float."""
+        # The weights of the others are rounded a second time.
+        data.memory = data.memory or Memory()
+        rounded = self._weights(network, chosen.layers, grids, data)
+        weights = {name: grid.reals(integers) for name, (grid, integers) in rounded.items()}
+        return spared(network, chosen.layers, grids, weights, data, self.integer_macs)
+
+    def _plan(self, network: Network, more: tuple[str, ...] = ()) -> Plan:
+        chosen = plan(network, (*self.keep, *more))
+        if self.activations != DYNAMIC:
             return chosen
         return replace(chosen, layers=[layer for layer in chosen.layers if is_product(network, layer)])
 
@@ -204,7 +194,7 @@ class Quantize:
         grids: dict[str, Grid] = {}
         for share in chosen.shares:
             kind = self.activations if wide.isdisjoint(share) else _wider(self.activations)
-            levels = _ACTIVATIONS[kind]
+            levels = ACTIVATIONS[kind]
             ranges = [range_of(seen[name], self.method, levels, self.symmetric) for name in share]
             low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
             if self.scales == "power_of_two":
@@ -217,34 +207,54 @@ class Quantize:
     def _weights(
         self, network: Network, layers: Sequence[Layer], grids: Mapping[str, Grid], data: Calibration | None
     ) -> dict[str, tuple[Grid, np.ndarray]]:
-        """The integers of each layer's weight, by what it makes; ``sequential`` changes ``network``."""
-        for layer in layers:
-            network.own_weight(layer.node, layer.weight)
-        products = [layer for layer in layers if has_matrices(layer, weight_of(network, layer))]
-        rounding, most = self._rounding(), 2 ** (self.bits - 1) - 1
+        """The integers of each layer's weight, by what it makes."""
         found: dict[str, tuple[Grid, np.ndarray]] = {}
-
-        def settle(layer: Layer, weight: np.ndarray, hessian: np.ndarray | None) -> np.ndarray:
-            grid = self._weight_grid(network, layer, weight, grids.get(layer.data))
-            integers = rounding.integers(layer, weight, hessian, grid, most)
-            found[layer.output] = grid, integers
-            return grid.reals(integers)
-
-        if self.sequential and data is not None:
-            old = network.copy()
-            fits = fits_of(old, network, {layer.output for layer in products}, sparse=False)
-            for target in targets(old, network, fits, data, self.damping):
-                layer = target.fit.after
-                fitted = from_matrices(layer, target.fitted(), weight_of(network, layer).shape)
-                made = settle(layer, fitted.astype(np.float32), target.hessian)
-                set_fitted(old, network, target, to_matrices(layer, made))
-        elif self.rounding != "nearest" and data is not None:
+        if self.rounding != "nearest" and data is not None:
+            products = [layer for layer in layers if has_matrices(layer, weight_of(network, layer))]
             for layer, hessian in hessians(network, products, data, self.correct_bias, self.damping):
-                settle(layer, weight_of(network, layer), hessian)
+                weight = weight_of(network, layer)
+                found[layer.output] = self._settled(network, layer, weight, hessian, grids.get(layer.data))
         for layer in layers:
             if layer.output not in found:
-                settle(layer, weight_of(network, layer), None)
+                weight = weight_of(network, layer)
+                found[layer.output] = self._settled(network, layer, weight, None, grids.get(layer.data))
         return found
+
+    def _settled(
+        self,
+        network: Network,
+        layer: Layer,
+        weight: np.ndarray,
+        hessian: np.ndarray | None,
+        data: Grid | None,
+    ) -> tuple[Grid, np.ndarray]:
+        """The grid and the integers of ``weight``."""
+        grid = self._weight_grid(network, layer, weight, data)
+        return grid, self._rounding().integers(layer, weight, hessian, grid, 2 ** (self.bits - 1) - 1)
+
+    def _in_turn(self, network: Network, chosen: Plan, grids: Mapping[str, Grid], data: Calibration) -> None:
+        """Each layer fitted to what it made before, on what the layers before it, quantized by then, make."""
+        outputs = {layer.output for layer in chosen.layers}
+        old = network.copy()
+        read = write_activations(network, chosen, grids)
+        scaled = {**grids, **{read[name]: grid for name, grid in grids.items()}}
+        layers = [layer for layer in layers_of(network) if layer.output in outputs]
+        found: dict[str, tuple[Grid, np.ndarray]] = {}
+        products = {layer.output for layer in layers if has_matrices(layer, weight_of(network, layer))}
+        for target in targets(old, network, fits_of(old, network, products, False), data, self.damping):
+            layer = target.fit.after
+            matrices = from_matrices(layer, target.fitted(), weight_of(network, layer).shape)
+            weight = matrices.astype(np.float32)
+            made = self._settled(network, layer, weight, target.hessian, scaled.get(layer.data))
+            found[layer.output] = made
+            set_fitted(old, network, target, to_matrices(layer, made[0].reals(made[1])))
+        # Once more, as they may have been given biases.
+        for layer in [layer for layer in layers_of(network) if layer.output in outputs]:
+            grid = scaled.get(layer.data)
+            made = found.get(layer.output) or self._settled(
+                network, layer, weight_of(network, layer), None, grid
+            )
+            self._layer(network, layer, grid, None, *made)
 
     def _layer(
         self,
@@ -263,13 +273,13 @@ class Quantize:
             bias = np.broadcast_to(stored.reshape(-1), weight.shape[layer.axis : layer.axis + 1])
         if error is not None and (bias is not None or layer.node.op_type in ("Conv", "Gemm")):
             bias = (np.zeros(len(error)) if bias is None else bias) - error
-        if self.activations != _DYNAMIC:
+        if self.activations != DYNAMIC:
             write_weight(network, layer, grid, integers, self._packed)
         if bias is not None and data is not None:
             write_bias(network, _with_bias(network, layer, bias), bias, data, grid, integers)
         elif bias is not None and error is not None:
             set_bias(network, layer, bias)
-        if self.activations == _DYNAMIC:
+        if self.activations == DYNAMIC:
             write_dynamic(network, layer, grid, integers)
 
     def _weight_grid(self, network: Network, layer: Layer, weight: np.ndarray, data: Grid | None) -> Grid:

@@ -13,6 +13,9 @@ from dlcomp.compress.network import Network
 # What integers pass through unchanged, so that the result has the scale of the operand.
 _PASSING = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"})
 _SUMS = frozenset({"Add", "AveragePool", "GlobalAveragePool"})
+# What floats pass through on the way from a layer to integers, element by element.
+_ELEMENTWISE = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "Mul", "Sigmoid", "Min"})
+_THROUGH = _SUMS | _PASSING | _ELEMENTWISE | {"Concat"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ def plan(network: Network, keep: Sequence[str] = ()) -> Plan:
     """Every layer with a weight but those that ``keep`` (regular expressions of names) leaves in float.
 
     Softmax, normalisations and other functions stay in float; sums, means and what moves elements are integer
-    operators where their operands come from layers.
+    operators where their operands come from layers and their results become integers again, at most with
+    functions of single elements between. So a sum that a normalisation reads, as in every transformer, adds
+    what it is given and not what is left of it in 8 bits.
     """
     kinds = network.kinds()
     layers = [
@@ -54,13 +59,17 @@ def plan(network: Network, keep: Sequence[str] = ()) -> Plan:
     from_layers = _descends(network, chosen)
     reads = {(layer.node.output[0], 0) for layer in layers}
     wanted = {layer.data for layer in layers}
+    # What becomes integers, or is on the way to it.
+    ending = set(wanted)
     stored = set(network.weights)
     shares = _Sets()
     for node in reversed(network.nodes):
         if not node.output or kinds.get(node.output[0]) != TensorProto.FLOAT or matches(node, keep):
             continue
         result = node.output[0]
-        if node.op_type in _SUMS and all(name in from_layers for name in node.input):
+        if node.op_type in _THROUGH and result in ending:
+            ending.update(node.input)
+        if node.op_type in _SUMS and result in ending and all(name in from_layers for name in node.input):
             reads.update((result, place) for place in range(len(node.input)))
             wanted.update(node.input)
         elif node.op_type in _PASSING and result in wanted and node.input[0] not in stored:
@@ -79,14 +88,9 @@ def plan(network: Network, keep: Sequence[str] = ()) -> Plan:
 
 def _descends(network: Network, made: set[str]) -> set[str]:
     """What layers make, directly or through sums, activations of one operand, and moves."""
-    through = (
-        _SUMS
-        | _PASSING
-        | {"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "Concat", "Mul", "Sigmoid", "Min"}
-    )
     found = set(made)
     for node in network.nodes:
-        if node.op_type in through and any(name in found for name in node.input):
+        if node.op_type in _THROUGH and any(name in found for name in node.input):
             found.update(node.output)
     return found
 

@@ -16,8 +16,8 @@ from dlcomp.compress.quantize.grid import Grid, span_of
 from dlcomp.compress.quantize.plan import Plan
 
 
-def write_activations(network: Network, plan: Plan, grids: Mapping[str, Grid]) -> None:
-    """Every value of ``grids`` rounded to its integers where an integer operator reads it."""
+def write_activations(network: Network, plan: Plan, grids: Mapping[str, Grid]) -> dict[str, str]:
+    """Every value of ``grids`` rounded to its integers where integer operators read it, by its new name."""
     read: dict[str, str] = {}
     made: dict[str, list[onnx.NodeProto]] = {}
     for name, grid in grids.items():
@@ -39,6 +39,7 @@ def write_activations(network: Network, plan: Plan, grids: Mapping[str, Grid]) -
     network.rewrite(function)
     for index, node in enumerate(entering):
         network.proto.graph.node.insert(index, node)
+    return read
 
 
 def write_weight(network: Network, layer: Layer, grid: Grid, integers: np.ndarray, packed: bool) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dlcomp.compress import Pass
+from dlcomp.compress.judge import Judge, Run, Score, by_artifact, by_nodes
 from dlcomp.compress.network import Network
 from dlcomp.compress.search.budget import Budget
-from dlcomp.compress.search.judge import Judge, Run, Score, by_artifact, by_nodes
 from dlcomp.compress.search.levels import Level, family
 from dlcomp.compress.search.path import Step, Trial, path
 from dlcomp.compress.search.samples import samples_of

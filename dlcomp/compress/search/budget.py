@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dlcomp.errors import UsageError
 
 if TYPE_CHECKING:
-    from dlcomp.compress.search.judge import Score
+    from dlcomp.compress.judge import Score
 
 GOALS = ("speed", "size")
 

@@ -88,6 +88,10 @@ def family(pass_: Pass, network: Network, goal: str) -> Family:
 
 
 def _quantize(pass_: Any, network: Network, goal: str) -> Family:
+    if pass_.integer_macs < 1:
+        raise UsageError(
+            "integer_macs chooses the layers that stay in float, as a budget does", hint="leave out one"
+        )
     names = list(dict.fromkeys(layer.name for layer in plan(network, pass_.keep).layers))
     levels = [Level(f"{pass_.bits} bits", "narrow")]
     if goal == "size" and "16" not in pass_.activations and pass_.scales == "any":

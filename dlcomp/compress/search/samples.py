@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from dlcomp.compress.data import Calibration, Feed, how_to_give
+from dlcomp.compress.judge import size_of, split
 from dlcomp.compress.memory import Memory
 from dlcomp.compress.search.budget import Budget
-from dlcomp.compress.search.judge import size_of, split
 from dlcomp.errors import UsageError
 from dlcomp.model import Model
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from dlcomp.compress.data import Calibration
+from dlcomp.compress.judge import Judge, Score
 from dlcomp.compress.layers import Layer, layers_of, weight_of
 from dlcomp.compress.lowrank.subject import recurrent_layers
 from dlcomp.compress.network import Network
-from dlcomp.compress.search.judge import Judge, Score
 from dlcomp.compress.search.levels import Family, Level
 from dlcomp.compress.search.path import Trial
 from dlcomp.compress.search.stopwatch import Stopwatch
@@ -155,7 +155,7 @@ def describe(trial: Trial) -> str:
 def evaluator(judge: Judge) -> Evaluate:
     """Runs a network node by node where onnxruntime is there to do so, otherwise compiled."""
     import dlcomp
-    from dlcomp.compress.search.judge import by_artifact, by_nodes
+    from dlcomp.compress.judge import by_artifact, by_nodes
 
     def evaluate(network: Network) -> Score:
         return judge.score(by_nodes(network.proto) or by_artifact(dlcomp.load(network.proto)))

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dlcomp.compress.judge import Score
 from dlcomp.compress.search.budget import Budget
-from dlcomp.compress.search.judge import Score
 from dlcomp.compress.search.levels import Level
 from dlcomp.compress.search.path import Step
 from dlcomp.errors import CheckFailed

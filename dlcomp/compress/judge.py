@@ -74,9 +74,9 @@ class Judge:
 
     @property
     def gives_classes(self) -> bool:
-        """Whether the first output looks like a number for each class."""
+        """Whether the first output looks like a number for each class, or like shares of them in its rows."""
         first = self._before[0][0]
-        return first.ndim == 2 and first.shape[-1] > 1
+        return first.ndim > 1 and first.shape[-1] > 1 and (first.ndim == 2 or _are_shares(first))
 
     def score(self, run: Run) -> Score:
         """What the network that ``run`` computes loses."""
@@ -189,7 +189,11 @@ def _entropy(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def _log_shares(rows: np.ndarray) -> np.ndarray:
-    if rows.size and rows.min() >= 0 and np.allclose(rows.sum(axis=-1), 1, atol=1e-3):
+    if _are_shares(rows):
         return np.asarray(np.log(np.maximum(rows, 1e-12)))
     shifted = rows - rows.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def _are_shares(rows: np.ndarray) -> bool:
+    return bool(rows.size and rows.min() >= 0 and np.allclose(rows.sum(axis=-1), 1, atol=1e-3))
