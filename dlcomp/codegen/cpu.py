@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import tvm
 from tvm import IRModule, relax, tirx
 
 from dlcomp.codegen.link import objects_of
+from dlcomp.codegen.passes import by_passes
 from dlcomp.frontend.symbolic import dim_of, product, surely_equal
 from dlcomp.graph.walk import rebuild
 from dlcomp.target import Target
@@ -22,7 +23,7 @@ def build_cpu(module: IRModule, target: Target) -> dict[str, bytes]:
     """Object files of ``module``, whose kernels are scheduled already.
 
     LLVM works on one module at a time, so the kernels are dealt to as many modules as this machine
-    has cores; the first goes with the program, the others are objects of their own.
+    has cores; what needs all passes of the first goes with the program, the others are objects of their own.
     """
     kernels = [
         (var, func.with_attr("global_symbol", var.name_hint))
@@ -30,13 +31,14 @@ def build_cpu(module: IRModule, target: Target) -> dict[str, bytes]:
         if isinstance(func, tirx.PrimFunc)
     ]
     count = max(1, min(len(os.sched_getaffinity(0)), len(kernels) // 4))
-    groups = _deal(kernels, count)
+    first, *rest = (by_passes(group) for group in _deal(kernels, count))
+    # The program is lowered by all passes.
+    own = first.pop((), {})
     with ThreadPoolExecutor(count) as pool:
-        others = [pool.submit(_kernels_object, group, target) for group in groups[1:]]
-        objects = objects_of(_program(module, groups[0], target), target)
-        for index, other in enumerate(others, start=1):
-            objects[f"kernels{index}.o"] = other.result()
-    return objects
+        others = [pool.submit(_kernels_objects, group, target) for group in (*rest, first)]
+        objects = objects_of(_program(module, own, target), target)
+        made = [content for other in others for content in other.result()]
+    return objects | {f"kernels{index}.o": content for index, content in enumerate(made, start=1)}
 
 
 def _deal(kernels: Sequence[tuple[Any, Any]], count: int) -> list[dict[Any, Any]]:
@@ -51,8 +53,13 @@ def _deal(kernels: Sequence[tuple[Any, Any]], count: int) -> list[dict[Any, Any]
     return groups
 
 
-def _kernels_object(kernels: dict[Any, Any], target: Target) -> bytes:
-    with tvm.transform.PassContext(opt_level=3):
+def _kernels_objects(groups: Mapping[tuple[str, ...], dict[Any, Any]], target: Target) -> list[bytes]:
+    """An object for each group of kernels, lowered without the passes that it is named by."""
+    return [_kernels_object(kernels, target, unneeded) for unneeded, kernels in groups.items()]
+
+
+def _kernels_object(kernels: dict[Any, Any], target: Target, unneeded: Sequence[str]) -> bytes:
+    with tvm.transform.PassContext(opt_level=3, disabled_pass=list(unneeded)):
         built = tirx.build(IRModule(kernels), target=target.to_tvm())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernels.o"
