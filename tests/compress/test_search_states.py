@@ -112,6 +112,9 @@ def test_a_search_factors_states_within_its_limit() -> None:
     assert "layer_states" in found.choice
     (chosen,) = (one for one in found.curve if one.choice == found.choice)
     assert chosen.score.error <= limit
+    # No network is made twice.
+    made = [frozenset((layer, level.name) for layer, level in one.choice.items()) for one in found.curve]
+    assert len(made) == len(set(made))
     assert found.bytes[1] < found.bytes[0]
     before, after = (stored_sizes(Network(m)) for m in (dlcomp.load(network), found.model))
     assert after["states"] < before["states"]
