@@ -17,6 +17,7 @@ from dlcomp.schedules import anchor as anchors
 from dlcomp.schedules.cpu import default, transpose
 from dlcomp.schedules.cpu.conv2d import DirectConv2d
 from dlcomp.schedules.cpu.conv2d_sparse import SparseConv2d
+from dlcomp.schedules.cpu.conv2d_sparse_integers import SparseIntegerConv2d
 from dlcomp.schedules.cpu.depthwise_int8 import IntegerDepthwise
 from dlcomp.schedules.cpu.gemm import DirectBatchMatmul, PackedGemm
 from dlcomp.schedules.cpu.gemm_blocked import BlockedMatmul
@@ -42,6 +43,7 @@ TEMPLATES: tuple[Template, ...] = (
     Im2colConv2d(),
     PackedGemm(),
     SparseConv2d(),
+    SparseIntegerConv2d(),
     SparseGemm(),
     SparseIntegerGemm(),
     UnstructuredGemm(),
@@ -65,7 +67,13 @@ ON_REQUEST = frozenset({"matmul.strassen", "conv2d.im2col"})
 WINOGRAD = ("conv2d.winograd", "conv2d.open_winograd")
 
 # Those that skip zeros of stored weights.
-SPARSE = ("conv2d.block_sparse", "gemm.block_sparse", "gemm.block_sparse_integers", "gemm.unstructured")
+SPARSE = (
+    "conv2d.block_sparse",
+    "conv2d.block_sparse_integers",
+    "gemm.block_sparse",
+    "gemm.block_sparse_integers",
+    "gemm.unstructured",
+)
 
 # What a database says: for a workload's text, names of templates and their knobs, best first.
 Records = Mapping[str, Sequence[tuple[str, Knobs]]]

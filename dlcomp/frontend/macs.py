@@ -33,14 +33,25 @@ def count_macs(graph: onnx.GraphProto) -> int | None:
 def macs_of_nodes(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, int | None]]:
     """Every node of ``graph`` that multiplies, and its MACs, None if a shape that is needed is not known."""
     shapes = static_shapes(graph)
+    stored = {tensor.name for tensor in graph.initializer}
+    # Products of stored matrices are no work of a run: recurrent layers take their factors one by one.
+    factors = {
+        node.output[0]: node
+        for node in graph.node
+        if node.op_type == "MatMul" and all(name in stored for name in node.input)
+    }
     for node in graph.node:
         rule = _RULES.get(node.op_type)
-        if rule is None:
+        if rule is None or node.output[0] in factors:
             continue
         try:
-            yield node, rule(node, shapes)
+            macs = rule(node, shapes)
+            if node.op_type in _RECURRENT_GATES and node.input[2] in factors:
+                macs -= _spared_by_rank(node, factors[node.input[2]], shapes)
         except (KeyError, IndexError, StopIteration):
             yield node, None
+        else:
+            yield node, macs
 
 
 def static_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
@@ -87,6 +98,14 @@ def _recurrent(node: onnx.NodeProto, shapes: Shapes) -> int:
     gates = _RECURRENT_GATES[node.op_type]
     hidden = int(_attribute(node, "hidden_size", 0)) or shapes[node.input[1]][1] // gates
     return first * second * directions * gates * hidden * (width + hidden)
+
+
+def _spared_by_rank(node: onnx.NodeProto, product: onnx.NodeProto, shapes: Shapes) -> int:
+    """Of a weight for the states (directions, gates * hidden, rank) by (directions, rank, hidden)."""
+    first, second, _ = shapes[node.input[0]]
+    left, right = (shapes[name] for name in product.input)
+    whole = left[0] * left[1] * right[2]
+    return first * second * (whole - math.prod(left) - math.prod(right))
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

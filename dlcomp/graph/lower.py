@@ -167,9 +167,11 @@ def _integer_conv2d(
         )
         more["shape"] = out
     else:
+        stored = left_in_groups(weight.reshape(co, -1).T, made.group) if groups == 1 else ""
         workload = Conv2d(
-            n, h, w, ci, out[1], out[2], co // groups, **geometry, groups=groups, arithmetic=made.arithmetic
-        )
+            n, h, w, ci, out[1], out[2], co // groups, **geometry,
+            groups=groups, arithmetic=made.arithmetic, stored=stored,
+        )  # fmt: skip
     return _offset(bb, _anchored(bb, call, workload, choose, [made.data, constant(weight)], **more), made)
 
 

@@ -71,6 +71,9 @@ def _integers(workload: Gemm | Conv2d | Window2d, rng: np.random.Generator) -> l
     weight = rng.integers(-128, 128, shapes[1])
     if isinstance(workload, Gemm) and workload.stored:
         weight = np.where(example(*shapes[1], workload.stored, rng) != 0, weight | 1, 0)
+    elif isinstance(workload, Conv2d) and workload.stored:
+        kept = example(c.kh * c.kw * c.ci, c.co, c.stored, rng).T.reshape(shapes[1]) != 0
+        weight = np.where(kept, weight | 1, 0)
     return [data, weight.astype(kinds.weight)]
 
 

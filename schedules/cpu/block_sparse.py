@@ -16,7 +16,8 @@ import numpy as np
 from tvm import te, tirx
 
 from dlcomp.schedules.anchor import Anchor
-from dlcomp.schedules.cpu.emit import Expr, Stmt, const, dynamic_loop, seq, vload
+from dlcomp.schedules.cpu.arithmetic import FLOAT32, Arithmetic
+from dlcomp.schedules.cpu.emit import Expr, Stmt, const, dynamic_loop, seq
 from dlcomp.schedules.cpu.tile import (
     Accumulators,
     by_block,
@@ -104,9 +105,9 @@ class Operands:
     @staticmethod
     def of(anchor: Anchor) -> Operands:
         """By their types; the expression of :func:`definition` reads the data before the values."""
-        data, values = (b for b in anchor.inputs if str(b.dtype) == "float32")
         (index,) = (b for b in anchor.inputs if str(b.dtype) == "int32")
-        (offsets,) = (b for b in anchor.inputs if str(b.dtype).startswith("uint"))
+        (offsets,) = (b for b in anchor.inputs if str(b.dtype) in ("uint16", "uint32"))
+        data, values = (b for b in anchor.inputs if b not in (index, offsets))
         return Operands(data, values, offsets, index)
 
     @property
@@ -124,8 +125,12 @@ def tile(
     target: Target,
     scalar: Callable[[int, Expr], Expr],
     lead: Callable[[Any], list[Expr]],
+    arithmetic: Arithmetic = FLOAT32,
 ) -> Stmt:
-    """``rows`` results of the block at ``place`` of the order; ``scalar(row, offset)`` is an input of one."""
+    """``rows`` results of the block at ``place`` of the order; ``scalar(row, offset)`` is an input of one.
+
+    Of integers a stored vector has a group of inputs for each output, and so has a scalar.
+    """
     lanes = lanes_of(target)
     block = tirx.Var("block", "int64")
     parts, body = multiply(
@@ -133,8 +138,9 @@ def tile(
         block,
         (rows, width),
         target,
-        lambda j, offset, column, size: vload(operands.values, [j, const(column)], size),
+        lambda j, offset, column, size: arithmetic.vector(operands.values, [j, const(column)], size),
         lambda j, offset, row: scalar(row, offset),
+        arithmetic,
     )
 
     def store(columns: int) -> Stmt:
@@ -152,6 +158,7 @@ def multiply(
     target: Target,
     vector: Callable[[Expr, Expr, int, int], Expr],
     scalar: Callable[[Expr, Expr, int], Expr],
+    arithmetic: Arithmetic = FLOAT32,
 ) -> tuple[list[Accumulators], list[Stmt]]:
     """The accumulators ``(rows, width)`` of a block, to be declared, and the statements that fill them.
 
@@ -163,7 +170,7 @@ def multiply(
     lanes = lanes_of(target)
     vectors_of = len(pieces(width, lanes))
     sums = max(1, min(8, -(-independent_sums(target) // (rows * vectors_of))))
-    parts = [Accumulators(rows, width) for _ in range(sums)]
+    parts = [Accumulators(rows, width, arithmetic.sums) for _ in range(sums)]
     begin, end = (tirx.Var(name, "int64") for name in ("begin", "end"))
 
     def step(j: Expr, part: int) -> Stmt:
@@ -174,6 +181,7 @@ def multiply(
             lanes,
             lambda column, size: vector(j, offset, column, size),
             lambda row: scalar(j, offset, row),
+            arithmetic,
         )
         return seq([tirx.Bind(offset, tirx.BufferLoad(operands.offsets, [j]).astype("int64")), body])
 
@@ -192,7 +200,7 @@ def multiply(
     return parts, [
         tirx.Bind(begin, tirx.BufferLoad(operands.index, [first]).astype("int64")),
         tirx.Bind(end, tirx.BufferLoad(operands.index, [first + 1]).astype("int64")),
-        *(acc.clear(lanes, tirx.const(0, "float32")) for acc in parts),
+        *(acc.clear(lanes, arithmetic.zero) for acc in parts),
         *loops,
     ]
 

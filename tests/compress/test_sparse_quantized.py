@@ -65,6 +65,36 @@ def test_pointwise_convolutions_skip_blocks() -> None:
     np.testing.assert_array_equal(*(artifact.run({"x": data[:1]})["y"] for artifact in (sparse, dense)))
 
 
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("outputs", [64, 56])
+def test_convolutions_skip_groups_of_channels(strides: int, outputs: int) -> None:
+    """A padded 3x3 convolution between two others, whose last block of outputs may be half of one."""
+    rng = np.random.default_rng(0)
+    node = helper.make_node
+    shapes = {"w1": (32, 3, 3, 3), "w2": (outputs, 32, 3, 3), "w3": (8, outputs, 1, 1)}
+    stored = [
+        networks.constant(name, rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:])), "float32")
+        for name, shape in shapes.items()
+    ]
+    stored.append(networks.constant("b2", rng.standard_normal(outputs), "float32"))
+    nodes = [
+        node("Conv", ["x", "w1"], ["a"], pads=[1] * 4, name="first"),
+        node("Relu", ["a"], ["b"]),
+        node("Conv", ["b", "w2", "b2"], ["c"], pads=[1] * 4, strides=[strides] * 2, name="middle"),
+        node("Relu", ["c"], ["d"]),
+        node("Conv", ["d", "w3"], ["y"], name="last"),
+    ]
+    values = [networks.value("x", [1, 3, 12, 11])], [networks.value("y", None)]
+    model = dlcomp.load(networks.model(nodes, *values, stored))
+    data = rng.standard_normal((16, 3, 12, 11), dtype=np.float32)
+    prune = dlcomp.Sparsify(target=0.8, pattern="16x4", method="magnitude", keep=("first", "last"))
+    small = model.compress(prune, dlcomp.Quantize(), calibration=data)
+    sparse, dense = small.compile(), small.compile(sparse=False)
+    assert schedules(sparse).count("conv2d.block_sparse_integers") == 1
+    assert "conv2d.block_sparse_integers" not in schedules(dense)
+    np.testing.assert_array_equal(*(artifact.run({"x": data[:1]})["y"] for artifact in (sparse, dense)))
+
+
 @pytest.mark.parametrize("rounding", ["nearest", "gptq", "adaround"])
 def test_rounding_keeps_zeros(rounding: str) -> None:
     """What makes up for errors of other weights fills no pruned block."""

@@ -11,8 +11,9 @@ import tvm
 from kernels import prepared
 
 from dlcomp.schedules import select
+from dlcomp.schedules.cpu.arithmetic import arithmetic_of, integer_arithmetic
 from dlcomp.schedules.cpu.tile import lanes_of, pieces, split_evenly
-from dlcomp.schedules.sparsity import example
+from dlcomp.schedules.sparsity import example, left_in_groups
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
 from dlcomp.target import Target
 
@@ -20,6 +21,13 @@ TARGETS = {
     "x86_64-linux-gnu:haswell": ("ymm", r"vfn?madd\d+ps"),
     "x86_64-linux-gnu:znver4": ("zmm", r"vfn?madd\d+ps"),
     "aarch64-linux-gnu:cortex-a72": ("v", r"fmla"),
+}
+
+# What multiplies and adds integers there.
+INTEGER_TARGETS = {
+    "x86_64-linux-gnu:haswell": "vpmaddwd",
+    "x86_64-linux-gnu:znver4": "vpdpbusd",
+    "aarch64-linux-gnu:cortex-a72": "smlal2?",
 }
 
 
@@ -36,13 +44,12 @@ class Loop:
     def on_stack(self) -> list[str]:
         """Vector moves to or from the stack: what a spilled register costs.
 
-        ``%rbp`` beside an index is a pointer like any other, as functions without a frame pointer use it.
+        ``%rbp`` beside an index, or one that the loop itself counts up, is a pointer like any other, as
+        functions without a frame pointer use it.
         """
-        return [
-            line
-            for line in self.lines
-            if re.search(r"\(%rsp|\(%rbp\)|\[sp|\[x29", line) and re.search(r"[xyz]mm|\bq\d", line)
-        ]
+        moves = any(re.search(r",\s*%rbp$", line) for line in self.lines)
+        stack = r"\(%rsp|\[sp|\[x29" if moves else r"\(%rsp|\(%rbp\)|\[sp|\[x29"
+        return [line for line in self.lines if re.search(stack, line) and re.search(r"[xyz]mm|\bq\d", line)]
 
 
 def loops(assembly: str) -> list[Loop]:
@@ -142,6 +149,30 @@ def test_depthwise_multiplies_whole_vectors(name: str) -> None:
     assert used
     assert all(register in line for line in used)
     assert "gather" not in assembly
+
+
+@pytest.mark.parametrize(("name", "multiply"), INTEGER_TARGETS.items())
+def test_sparse_convolutions_of_integers_gather_nothing(name: str, multiply: str) -> None:
+    """As many of the widest instruction a step as a dense tile has, and no call for memory."""
+    target = Target.parse(name)
+    arithmetic = integer_arithmetic(target, "int8")
+    kinds = arithmetic_of(arithmetic)
+    kept = np.repeat(np.random.default_rng(0).random((2, 3, 3, 64 // kinds.group)) < 0.2, 16, axis=0)
+    weight = np.repeat(kept, kinds.group, axis=3).astype(kinds.weight)
+    left = left_in_groups(weight.reshape(32, -1).T, kinds.group)
+    workload = Conv2d(1, 16, 16, 64, 14, 14, 32, 3, 3, 1, 1, 1, 1, 0, 0, 1, arithmetic, left)
+    found = select(workload, target)
+    assert found is not None
+    assert found[0].name == "conv2d.block_sparse_integers"
+    image = np.ones((1, 16, 16, 64), kinds.data)
+    assembly, knobs = build(workload, [image, weight], target)
+    best = max(loops(assembly), key=lambda loop: loop.count(multiply))
+    tile = knobs["rows"] * len(pieces(knobs["width"], lanes_of(target)))
+    assert best.count(multiply) >= tile
+    assert best.count(multiply) % tile == 0
+    assert not best.on_stack
+    assert "gather" not in assembly
+    assert "AllocWorkspace" not in assembly
 
 
 SPARSE = [

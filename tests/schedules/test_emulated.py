@@ -17,6 +17,7 @@ from kernels import convolved, prepared
 
 from dlcomp.schedules import select
 from dlcomp.schedules.cpu.arithmetic import arithmetic_of, integer_arithmetic
+from dlcomp.schedules.sparsity import left_in_groups
 from dlcomp.schedules.workload import BatchMatmul, Conv2d, Gemm, Window2d, Workload
 from dlcomp.target import Target
 
@@ -125,6 +126,26 @@ def test_products_of_8_bit_extremes_are_exact(folder: Path, shape: tuple[int, in
     module, given = prepared(chosen.name, workload, knobs, [a, b], resolved)
     found = emulated(folder, module, resolved, given, np.full((m, n), -7, np.int32))
     np.testing.assert_array_equal(found, a.astype(np.int64) @ b.astype(np.int64))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("density", [0.0, 0.2])
+def test_sparse_convolutions_of_8_bit_extremes_are_exact(folder: Path, density: float, target: str) -> None:
+    resolved = Target.parse(target)
+    name = integer_arithmetic(resolved, "int8")
+    kinds = arithmetic_of(name)
+    rng = np.random.default_rng(0)
+    low = 0 if kinds.data == "uint8" else -128
+    x = rng.choice([low, 255, 1], (1, 9, 11, 20)).astype(kinds.data)
+    kept = np.repeat(rng.random((3, 3, 3, 20)) < density, 16, axis=0)[:40]
+    w = (rng.choice([-128, 127, -1], (40, 3, 3, 20)) * kept).astype(kinds.weight)
+    left = left_in_groups(w.reshape(40, -1).T, kinds.group)
+    workload = Conv2d(1, 9, 11, 20, 4, 5, 40, 3, 3, 2, 2, 1, 1, 0, 0, 1, name, left)
+    chosen, knobs = select(workload, resolved)
+    assert chosen.name == "conv2d.block_sparse_integers"
+    module, given = prepared(chosen.name, workload, knobs, [x, w], resolved)
+    found = emulated(folder, module, resolved, given, np.full((1, 4, 5, 40), -7, np.int32))
+    np.testing.assert_array_equal(found, convolved(x.astype(np.float64), w.astype(np.float64), workload))
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -36,6 +36,11 @@ class StateLayer(Layer):
     def name(self) -> str:
         return f"{super().name}_states"
 
+    @property
+    def whole(self) -> Layer:
+        """The layer with the product that it begins with: no other part of it can be computed alone."""
+        return Layer(self.node, str(self.node.input[0]), 1, None, 0)
+
 
 def state_subjects(
     network: Network, data: Calibration | None, shapes: Mapping[str, tuple[int, ...]], keep: Sequence[str]
@@ -45,7 +50,7 @@ def state_subjects(
     Left out are those that several layers read, layers that no kernel computes, and a GRU that resets its
     state before the product: its gates read different ones.
     """
-    layers = [layer for layer in _layers(network) if not matches(layer.node, keep)]
+    layers = [layer for layer in state_layers(network) if not matches(layer.node, keep)]
     moments = _moments(network, layers, data) if data is not None and layers else {}
     found = []
     for layer in layers:
@@ -85,7 +90,8 @@ def write_states(network: Network, subject: Subject, candidate: Candidate) -> fl
     return lost / energy if energy else 0.0
 
 
-def _layers(network: Network) -> Iterator[StateLayer]:
+def state_layers(network: Network) -> Iterator[StateLayer]:
+    """The recurrent layers of ``network`` whose weight for the states may be factored."""
     for node in network.nodes:
         if node.op_type not in RECURRENT or node.domain not in ("", "ai.onnx") or not is_plain(node):
             continue

@@ -13,7 +13,8 @@ from dlcomp.compress.channels.trace import trace
 from dlcomp.compress.layers import exactly, layers_of, matches
 from dlcomp.compress.lowrank import LowRank, LowRankSparse, plus_sparse
 from dlcomp.compress.lowrank.moments import as_matrix
-from dlcomp.compress.lowrank.subject import recurrent_layers
+from dlcomp.compress.lowrank.states import state_layers
+from dlcomp.compress.lowrank.subject import name_states, recurrent_layers
 from dlcomp.compress.network import Network
 from dlcomp.compress.quantize import Quantize
 from dlcomp.compress.quantize.plan import plan
@@ -24,6 +25,8 @@ from dlcomp.errors import UsageError
 _ZEROS = (0.3, 0.5, 0.7, 0.8, 0.9)
 _RANKS = (0.8, 0.65, 0.5, 0.35, 0.25)
 _WIDTHS = (0.875, 0.75, 0.5, 0.25)
+# Rows and columns of a matrix that is factored: ranks are multiples of 8.
+_LEAST = 16
 
 
 @dataclass(frozen=True)
@@ -127,16 +130,25 @@ def _up_to(target: float | None) -> list[float]:
 
 
 def _lowrank(pass_: Any, network: Network, goal: str) -> Family:
+    """Of a recurrent layer what it multiplies its inputs with and what its states are two choices."""
     levels = [Level(f"{100 * share:.0f} % of its {pass_.of}", share) for share in _RANKS]
+    name_states(network)
     layers = [*layers_of(network), *recurrent_layers(network)]
     names = [
         layer.name
         for layer in layers
         if not matches(layer.node, pass_.keep)
         and (matrix := as_matrix(layer, network.weights[layer.node.input[layer.weight]])) is not None
-        and min(matrix.shape) >= 16
+        and min(matrix.shape) >= _LEAST
         and sum(list(node.input).count(layer.node.input[layer.weight]) for node in network.nodes) == 1
     ]
+    if pass_.states:
+        names += [
+            layer.name
+            for layer in state_layers(network)
+            if not matches(layer.node, pass_.keep)
+            and min(network.weights[layer.node.input[layer.weight]].shape[1:]) >= _LEAST
+        ]
 
     def of(choice: Choice) -> Pass:
         made: Pass = replace(pass_, targets={name: level.value for name, level in choice.items()})

@@ -8,6 +8,7 @@ is run for one level of it and the loss of the others is taken as proportional t
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,10 @@ import numpy as np
 from dlcomp.compress.data import Calibration
 from dlcomp.compress.judge import Judge, Score
 from dlcomp.compress.layers import Layer, layers_of, weight_of
+from dlcomp.compress.lowrank.states import state_layers
 from dlcomp.compress.lowrank.subject import recurrent_layers
 from dlcomp.compress.network import Network
+from dlcomp.compress.progress import shown
 from dlcomp.compress.search.levels import Family, Level
 from dlcomp.compress.search.path import Trial
 from dlcomp.compress.search.stopwatch import Stopwatch
@@ -44,7 +47,7 @@ def sensitivities(
     stopwatch = Stopwatch(network) if goal == "speed" else None
     before = weight_bytes(network), macs_of(network)
     found: dict[str, list[Trial]] = {}
-    for layer, levels in family.levels.items():
+    for layer, levels in _with_time_left(family.levels):
         some = []
         errors: list[float | None] = []
         tried: list[Network] = []
@@ -65,6 +68,15 @@ def sensitivities(
         for trial in found[layer]:
             _LOG.info("%s", describe(trial))
     return found
+
+
+def _with_time_left(levels: Mapping[str, Sequence[Level]]) -> Iterator[tuple[str, Sequence[Level]]]:
+    """The layers, and in the log how long the rest will take if it takes as long as those so far."""
+    begin, total = time.perf_counter(), len(levels)
+    for done, found in enumerate(shown(levels.items(), "trying layers", total), start=1):
+        yield found
+        left = (time.perf_counter() - begin) / done * (total - done)
+        _LOG.info("%d of %d layers tried, about %.0f s left for the others", done, total, left)
 
 
 def _alone(
@@ -121,6 +133,7 @@ def _changed(before: Network, after: Network, name: str) -> list[Layer]:
     """The layer ``name``, and all whose weights have other shapes: readers of channels that are gone."""
     shapes = {layer.output: weight_of(after, layer).shape for layer in layers_of(after)}
     own = [layer for layer in recurrent_layers(before) if layer.name == name]
+    own += [layer.whole for layer in state_layers(before) if layer.name == name]
     return own + [
         layer
         for layer in layers_of(before)

@@ -73,6 +73,7 @@ class Walk:
         self._steps, self._make, self._budget, self._before = steps, make, budget, before
         self.seen: list[Candidate] = []
         self._known: dict[int, Candidate] = {}
+        self._made: dict[frozenset[tuple[str, str]], Candidate] = {}
 
     def at(self, count: int) -> Candidate:
         """After the first ``count`` steps."""
@@ -136,8 +137,13 @@ class Walk:
         return found
 
     def _tried(self, choice: Mapping[str, Level], count: int, predicted: float) -> Candidate:
+        # What is tried behind a limit may be what bisection came across.
+        key = frozenset((layer, level.name) for layer, level in choice.items())
+        if key in self._made:
+            return self._made[key]
         made = self._make(choice, count, predicted)
         self.seen.append(made)
+        self._made[key] = made
         lost = self._lost(made) or "within the limits"
         _LOG.info("%d layers, %s bytes: kl %.4g, agreement %.4g; %s", len(choice), f"{made.bytes:,}",
                   made.score.kl, made.score.agreement, lost)  # fmt: skip
