@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from tvm import te, tirx
+from tvm import tirx
 
 from dlcomp.schedules.anchor import Anchor
 from dlcomp.schedules.cpu.emit import Expr, Stmt, const, open_loop, seq
 from dlcomp.schedules.cpu.open_runs import shared
 from dlcomp.schedules.cpu.tile import lanes_of
 from dlcomp.schedules.cpu.winograd import TileGroup, WinogradConv2d, tiles_along
-from dlcomp.schedules.template import Knobs, annotations
+from dlcomp.schedules.template import Knobs
 from dlcomp.schedules.workload import Conv2d, Workload
 from dlcomp.target import Target
 
@@ -41,24 +41,6 @@ class OpenWinogradConv2d(WinogradConv2d):
     def estimate(self, workload: Workload, knobs: Knobs, target: Target) -> float:
         assert isinstance(workload, Conv2d)
         return super().estimate(_sized(workload), knobs, target)
-
-    def compute(self, workload: Workload, knobs: Knobs, *operands: Any, shape: Any = None) -> Any:
-        assert isinstance(workload, Conv2d)
-        wl, width, m = workload, knobs["width"], knobs["m"]
-        image, packed, data, output = operands
-        size = m + 2
-        p, q, i, j = (te.reduce_axis((0, size), name) for name in "pqij")
-        ci = te.reduce_axis((0, wl.ci), "ci")
-
-        def at(n: Expr, y: Expr, x: Expr, o: Expr) -> Expr:
-            iy, ix = y // m * m + i, x // m * m + j
-            inside = te.all(iy < image.shape[1], ix < image.shape[2])
-            pixel = tirx.if_then_else(inside, image[n, iy, ix, ci], tirx.const(0, image.dtype))
-            product = pixel * packed[o // width, p * size + q, ci, o % width]
-            forth = product * data[p, i] * data[q, j]
-            return te.sum(forth * output[y % m, p] * output[x % m, q], axis=[p, q, i, j, ci])
-
-        return te.compute(tuple(shape), at, name="conv2d", attrs=annotations(self, workload, knobs))
 
     def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
         assert isinstance(workload, Conv2d)

@@ -120,7 +120,8 @@ class WinogradConv2d(Template):
         packed = np.ascontiguousarray(split.transpose(2, 0, 1, 3))
         return packed, data.astype(weight.dtype), output.astype(weight.dtype)
 
-    def compute(self, workload: Workload, knobs: Knobs, *operands: Any) -> Any:
+    def compute(self, workload: Workload, knobs: Knobs, *operands: Any, shape: Any = None) -> Any:
+        """``shape`` is that of the result, which an image of open size does not say."""
         assert isinstance(workload, Conv2d)
         wl, width, m = workload, knobs["width"], knobs["m"]
         image, packed, data, output = operands
@@ -130,14 +131,14 @@ class WinogradConv2d(Template):
 
         def at(n: Expr, y: Expr, x: Expr, o: Expr) -> Expr:
             iy, ix = y // m * m + i - wl.top, x // m * m + j - wl.left
-            inside = te.all(iy >= 0, iy < wl.h, ix >= 0, ix < wl.w)
+            inside = te.all(iy >= 0, iy < image.shape[1], ix >= 0, ix < image.shape[2])
             pixel = tirx.if_then_else(inside, image[n, iy, ix, ci], tirx.const(0, image.dtype))
             product = pixel * packed[o // width, p * size + q, ci, o % width]
             forth = product * data[p, i] * data[q, j]
             return te.sum(forth * output[y % m, p] * output[x % m, q], axis=[p, q, i, j, ci])
 
-        shape = (wl.n, wl.oh, wl.ow, wl.co)
-        return te.compute(shape, at, name="conv2d", attrs=annotations(self, workload, knobs))
+        result = (wl.n, wl.oh, wl.ow, wl.co) if shape is None else tuple(shape)
+        return te.compute(result, at, name="conv2d", attrs=annotations(self, workload, knobs))
 
     def schedule(self, anchor: Anchor, workload: Workload, knobs: Knobs, target: Target) -> Any:
         assert isinstance(workload, Conv2d)

@@ -16,9 +16,9 @@ from test_lowrank_states import HIDDEN, recurrent, samples
 import dlcomp
 from dlcomp.compress import progress
 from dlcomp.compress.data import Calibration
+from dlcomp.compress.judge import Score
 from dlcomp.compress.lowrank.states import state_layers
 from dlcomp.compress.network import Network
-from dlcomp.compress.search.judge import Score
 from dlcomp.compress.search.levels import family
 from dlcomp.compress.search.sensitivity import sensitivities
 

@@ -230,7 +230,7 @@ def test_folders_of_killed_tunings_are_removed(tmp_path: Path, monkeypatch: pyte
 
 
 class NoisyPool:
-    """Short comparisons see no difference; in long ones the candidates after the default are the faster."""
+    """Short comparisons see no difference; loaded anew, the candidates after the default are the faster."""
 
     def __init__(self) -> None:
         self.candidates: dict[str, Candidate] = {}
@@ -240,9 +240,11 @@ class NoisyPool:
         self.candidates |= dict(zip(paths, batch, strict=True))
         return [(path, Outcome("ok")) for path in paths]
 
-    def run(self, workload: str, path: str, against: str = "", turns: int = 5) -> Outcome:
-        faster = turns > 15 and path != "0"
-        return Outcome("ok", value=[[0.9 if faster else 1.0] * turns, [1.0] * turns][: 1 + bool(against)])
+    def run(self, workload: str, path: str, against: str = "", turns: int = 5, loads: int = 1) -> Outcome:
+        faster = loads > 1 and path != "0"
+        return Outcome(
+            "ok", value=[[0.9 if faster else 1.0] * turns * loads, [1.0] * turns * loads][: 1 + bool(against)]
+        )
 
     def forget(self, path: str) -> None:
         pass
