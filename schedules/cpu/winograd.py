@@ -252,8 +252,8 @@ class TileGroup:
     def clamped(self, t: Expr, n: Expr, y: Expr, x: Expr) -> Stmt:
         """A patch of a padded image, whose last pixels stand for those that lie beyond it.
 
-        Which pixels those are does not matter, as only outputs beyond the result read them, and this needs no
-        conditions, which for an image of open size TVM takes a minute to simplify.
+        Which finite pixels those are does not matter: what they add to outputs inside the result cancels to
+        rounding. Conditions instead would take TVM a minute to simplify for an image of open size.
         """
         bound: list[Stmt] = []
 

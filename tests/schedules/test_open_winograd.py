@@ -85,8 +85,7 @@ def test_a_pixel_does_not_depend_on_the_number_of_threads() -> None:
         np.testing.assert_array_equal(value, two[name])
 
 
-def test_what_lies_beyond_the_image_is_never_read() -> None:
-    """Not even where it is multiplied by nothing: an infinity stays in the tiles that see it."""
+def test_an_infinity_stays_in_the_tile_that_sees_it() -> None:
     x = np.random.default_rng(0).standard_normal((1, 16, 21, 21)).astype("float32")
     x[0, 0, 0, 0] = np.inf
     (found,) = compiled("no padding", "host").run({"x0": x}).values()
